@@ -1,0 +1,72 @@
+"""From a name in a config to the object it means: a file of ours, or a dotted path of the user's."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterable
+from typing import Any
+
+from cxrjax.errors import UserError
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: the closest known name, then all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (known: {', '.join(known)})"
+
+
+def public_modules(package: str) -> list[str]:
+    """Names of the modules in `cxrjax.<package>` that a config may name."""
+    module = importlib.import_module(f"cxrjax.{package}")
+    return [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
+
+
+def resolve_path(path: str) -> Any:
+    """The object at `package.module:attribute` (or the module itself at `package.module:`).
+
+    Raises:
+      UserError: the module cannot be found, or has no such attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = importlib.util.find_spec(module_name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise UserError(
+            f"no module {module_name!r} for {path!r}: is its folder on PYTHONPATH?"
+        )
+    module = importlib.import_module(module_name)
+    if not attribute:
+        return module
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise UserError(
+            f"module {module_name!r} has no {attribute!r}"
+            + suggest(attribute, [n for n in vars(module) if not n.startswith("_")])
+        ) from None
+
+
+def resolve_module(package: str, name: str, hidden: Iterable[str] = ()) -> Any:
+    """The module that `name` stands for: `cxrjax.<package>.<name>`, or a dotted path with a colon.
+
+    Args:
+      package: 'datasets', 'models' or 'schemes'.
+      name: a bare file name of ours, or 'my_lab.films:' for a module of the user's own.
+      hidden: files of the package that are not choices (shared helpers).
+
+    Raises:
+      UserError: nothing of that name; lists the known names and the closest one.
+    """
+    if ":" in name:
+        return resolve_path(name)
+    known = [m for m in public_modules(package) if m not in set(hidden)]
+    if name not in known:
+        raise UserError(f"unknown {package.rstrip('s')} {name!r}" + suggest(name, known))
+    return importlib.import_module(f"cxrjax.{package}.{name}")
