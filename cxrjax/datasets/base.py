@@ -27,8 +27,8 @@ class Films:
       source: random access to the records: `len(source)`, and `source[i]` gives {image: u8[H,W,1],
         label: f32[K] (NaN = unknown), id: str} and, where `masks` is not empty, {mask: u8[H,W,M] in
         {0,1}, has_mask: bool}. Records are new arrays: changing one does not change the source.
-      table: one array per column, row i belonging to `source[i]`. Holds "id" always, "patient" where
-        patients are known, else "group" where only duplicates are.
+      table: one array per column, row i belonging to `source[i]`. Holds "id" always, "patient"
+        where patients are known, else "group" where only duplicates are known.
       splits: positions in `source` for train, val and test; disjoint.
       labels: names of the K labels in the order of `label`.
       task: 'multilabel' (K yes/no answers) or 'multiclass' (one of K, one-hot).
@@ -40,7 +40,7 @@ class Films:
 
     source: Any
     table: dict[str, np.ndarray]
-    splits: dict[str, Int64[np.ndarray, "_"]]
+    splits: dict[str, Int64[np.ndarray, " n"]]
     labels: tuple[str, ...]
     task: str
     masks: tuple[str, ...] = ()
