@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from PIL import Image, ImageOps
 
+from cxrjax import dicom
+from cxrjax.dicom import Unreadable, check_size
 from cxrjax.errors import UserError
 
-# 8192 x 8192: three times the largest detector, four gigabytes short of what a crafted header asks.
-MAX_PIXELS = 2**26
+_CHUNK_PIXELS = 2**20
 FITS = ("stretch", "pad", "crop")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -97,7 +99,7 @@ def read_radiograph_with_facts(
         raise UserError(f"{path}: not a PNG, JPEG or DICOM film ({kind} by its first bytes)")
     try:
         return reader(data)
-    except _Unreadable as error:
+    except Unreadable as error:
         reason = str(error)
     # Decoders raise nearly anything on damaged bytes; for a user it is one thing: a broken file.
     except Exception as error:
@@ -106,22 +108,8 @@ def read_radiograph_with_facts(
     raise UserError(f"{path}: {reason}") from None
 
 
-class _Unreadable(Exception):
-    """A reason, without the file's name, that a film cannot be used."""
-
-
 def _looks_like_text(head: bytes) -> bool:
     return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
-
-
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise _Unreadable(
-            f"{width}x{height} pixels are more than the {MAX_PIXELS} that a film may have; "
-            "make it smaller first"
-        )
-    if height < 1 or width < 1:
-        raise _Unreadable(f"a film of {width}x{height} pixels has nothing in it")
 
 
 def _png_header(data: bytes) -> tuple[int, int, int]:
@@ -133,36 +121,41 @@ def _png_header(data: bytes) -> tuple[int, int, int]:
     position, kind = len(_PNG_MAGIC), b""
     while kind != b"IEND":
         if position + 12 > len(data):
-            raise _Unreadable(f"truncated: the PNG ends after {len(data)} bytes; fetch it again")
+            raise Unreadable(f"truncated: the PNG ends after {len(data)} bytes; fetch it again")
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if end + 4 > len(data):
-            raise _Unreadable(f"truncated: the PNG ends after {len(data)} bytes; fetch it again")
+            raise Unreadable(f"truncated: the PNG ends after {len(data)} bytes; fetch it again")
         if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
             data[end : end + 4], "big"
         ):
-            raise _Unreadable("damaged: the checksum of a PNG chunk is wrong; fetch it again")
+            raise Unreadable("damaged: the checksum of a PNG chunk is wrong; fetch it again")
         position = end + 4
     width, height, bits = struct.unpack_from(">IIB", data, len(_PNG_MAGIC) + 8)
     return width, height, bits
+
+
+def _read_dicom(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
+    pixels, mode, bits = dicom.decode(data)
+    return pixels, RadiographFacts("DICOM", mode, bits, *pixels.shape)
 
 
 def _read_picture(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
     bits = 8
     if data.startswith(_PNG_MAGIC):
         width, height, bits = _png_header(data)
-        _check_size(height, width)
+        check_size(height, width)
     elif b"\xff\xd9" not in data[-4096:]:
-        raise _Unreadable("truncated: the JPEG has no end marker; fetch it again")
+        raise Unreadable("truncated: the JPEG has no end marker; fetch it again")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
-        raise _Unreadable("a header that asks for more pixels than a film may have") from None
+        raise Unreadable("a header that asks for more pixels than a film may have") from None
     width, height = image.size
-    _check_size(height, width)
+    check_size(height, width)
     facts = RadiographFacts(str(image.format), image.mode, bits, height, width)
     if facts.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-        raise _Unreadable("an animation; give one film a file")
+        raise Unreadable("an animation; give one film a file")
     image.load()
     if image.getexif().get(0x0112, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -172,7 +165,7 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
         if not alpha.any():
-            raise _Unreadable("every pixel is transparent; export the film without alpha")
+            raise Unreadable("every pixel is transparent; export the film without alpha")
         if alpha.min() < 255:
             black = Image.new("RGBA", image.size, (0, 0, 0, 255))
             image = Image.alpha_composite(black, image)
@@ -184,109 +177,6 @@ def _by_used_bits(pixels: np.ndarray) -> np.ndarray:
     """Integer gray to 8 bits by the number of bits that the brightest pixel needs (8 at least)."""
     bits = max(8, int(pixels.max()).bit_length())
     return np.rint(pixels * (255.0 / (2**bits - 1))).astype(np.uint8)
-
-
-def _read_dicom(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
-    import pydicom
-    import pydicom.pixels
-    import pydicom.uid
-
-    film = pydicom.dcmread(io.BytesIO(data), force=True)
-    if "Rows" not in film or "Columns" not in film or "BitsAllocated" not in film:
-        raise _Unreadable("a DICOM file without a picture in it, truncated, or not DICOM at all")
-    frames = int(film.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise _Unreadable(f"{frames} frames in one DICOM file; give one film a file")
-    _check_size(int(film.Rows), int(film.Columns))
-    if "PixelData" not in film:
-        raise _Unreadable("a DICOM header without pixels: truncated, or not a picture")
-    if "TransferSyntaxUID" not in film.file_meta:
-        film.file_meta.TransferSyntaxUID = (
-            pydicom.uid.ImplicitVRLittleEndian
-            if film.original_encoding[0]
-            else pydicom.uid.ExplicitVRLittleEndian
-        )
-    try:
-        pixels = pydicom.pixels.pixel_array(film)
-    except RuntimeError as error:
-        if "missing dependencies" not in str(error):
-            raise
-        raise _Unreadable(
-            f"DICOM compressed as {film.file_meta.TransferSyntaxUID.name}, which needs a decoder: "
-            "install pylibjpeg with its plugins, or decompress the file"
-        ) from None
-    mode = str(film.PhotometricInterpretation)
-    bits = int(film.BitsStored)
-    facts = RadiographFacts("DICOM", mode, bits, int(film.Rows), int(film.Columns))
-    if mode in ("MONOCHROME1", "MONOCHROME2"):
-        return _dicom_gray(pixels, film, inverted=mode == "MONOCHROME1"), facts
-    if pixels.ndim == 3 and pixels.shape[-1] == 3:
-        high_byte = (pixels >> max(0, bits - 8)).astype(np.uint8)
-        return np.array(Image.fromarray(high_byte).convert("L")), facts
-    raise _Unreadable(f"a DICOM file in {mode} is not a film; export it in gray")
-
-
-def _dicom_gray(stored: np.ndarray, film: Any, inverted: bool) -> np.ndarray:
-    """Stored values to what a viewer shows: modality, values of interest, 0..255, polarity."""
-    from pydicom.pixels import apply_modality_lut
-
-    if film.get("ModalityLUTSequence"):
-        values = apply_modality_lut(stored, film)
-    else:
-        slope, intercept = film.get("RescaleSlope"), film.get("RescaleIntercept")
-        values = stored * float(1 if slope is None else slope) + float(intercept or 0)
-    display_values = values.min() >= 0 and values.max() <= 255 and int(film.BitsStored) == 8
-
-    padding = np.zeros(stored.shape, bool)
-    if film.get("PixelPaddingValue") is not None:
-        one = int(film.PixelPaddingValue)
-        other = film.get("PixelPaddingRangeLimit")
-        other = one if other is None else int(other)
-        padding = (stored >= min(one, other)) & (stored <= max(one, other))
-
-    shown = _values_of_interest(values, film)
-    if shown is None and display_values:
-        shown = values / 255.0
-    elif shown is None:
-        inside = values[~padding] if not padding.all() else values
-        low, high = float(inside.min()), float(inside.max())
-        shown = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
-    if inverted:
-        shown = 1.0 - shown
-    return np.where(padding, 0, np.rint(255.0 * shown)).astype(np.uint8)
-
-
-def _values_of_interest(values: np.ndarray, film: Any) -> np.ndarray | None:
-    """`values` through the film's VOI LUT or first window, in 0..1; None where it has neither."""
-    if film.get("VOILUTSequence"):
-        item = film.VOILUTSequence[0]
-        entries, first, depth = (int(v) for v in item.LUTDescriptor)
-        table = item.LUTData
-        if isinstance(table, bytes):
-            order = "<" if film.original_encoding[1] else ">"
-            table = np.frombuffer(table, f"{order}u2" if len(table) >= 2 * entries else "u1")
-        table = np.asarray(table, np.float64)
-        index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-        return np.clip(table[index] / (2**depth - 1), 0.0, 1.0)
-
-    def first_of(name: str) -> float | None:
-        value = film.get(name)
-        if value is None or value == "":
-            return None
-        return float(value[0] if np.iterable(value) else value)
-
-    center, width = first_of("WindowCenter"), first_of("WindowWidth")
-    if center is None or width is None or width <= 0:
-        return None
-    function = str(film.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "SIGMOID":
-        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700, 700)))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1.0
-    elif function != "LINEAR_EXACT":
-        raise _Unreadable(f"unknown VOI LUT function {function!r}")
-    # A width of 1 is a threshold (PS3.3 C.11.2.1.2.1).
-    return np.clip((values - center) / max(width, 1e-12) + 0.5, 0.0, 1.0)
 
 
 def _check_fit(fit: str) -> None:
@@ -370,3 +260,107 @@ def resize_boxes(
         scale_x, scale_y = inner_w / width, inner_h / height
     moved = boxes * [scale_x, scale_y, scale_x, scale_y] + [left, top, left, top]
     return np.clip(moved, 0.0, float(size))
+
+
+def remove_bright_artifacts(
+    image: Integer[np.ndarray, "*batch h w"],
+    jump: int | float = 50,
+    width: int = 40,
+    columns: bool = False,
+    bits: int | None = None,
+) -> Integer[np.ndarray, "*batch h w"]:
+    """Takes narrow bright bars (pacemakers, lines, letters) out of films, row by row.
+
+    Left to right in a row x: at the first column c with x[c] - x[c-1] >= jump, look for the first
+    column d in (c, c + width] with x[d-1] - x[d] >= jump and every pixel of [c, d) above both
+    x[c-1] and x[d]. If there is one, the pixels c..d-1 become the mean of x[c-1] and x[d] (a half
+    rounds up) and the scan goes on at d, else at c + 1. Every comparison and mean reads the
+    original row. A bar that touches the left or right border has no second end and stays.
+
+    Args:
+      image: integer films, one or any batch of them; not changed.
+      jump: the step, in gray levels of an 8-bit film, that counts as an edge.
+      width: the widest bar, in pixels.
+      columns: afterwards do the same down each column of the result.
+      bits: bits of a pixel's range, where that is not the range of the dtype (12-bit data in
+        uint16). Deeper films scale the step: jump * (2^bits - 1) / 255, so 50 is 12850 in uint16.
+
+    Raises:
+      UserError: pixels that are not integers, or a jump or width that is not positive.
+    """
+    image = np.asarray(image)
+    if not np.issubdtype(image.dtype, np.integer):
+        raise UserError(f"artefacts are taken out of integer films, not of {image.dtype}")
+    if jump <= 0 or width < 1:
+        raise UserError(f"jump and width must be positive, not {jump} and {width}")
+    brightest = 2**bits - 1 if bits else int(np.iinfo(image.dtype).max)
+    step = math.ceil(Fraction(jump) * brightest / 255)
+    cleaned = _clean_rows(image, step, width)
+    if columns:
+        cleaned = _clean_rows(cleaned.swapaxes(-1, -2), step, width).swapaxes(-1, -2)
+    return np.ascontiguousarray(cleaned)
+
+
+def _clean_rows(image: np.ndarray, step: int, width: int) -> np.ndarray:
+    cleaned = np.array(image, order="C")
+    length = image.shape[-1]
+    if length < 3 or not image.size:
+        return cleaned
+    # Rows are independent; a chunk of about one film keeps the list of edge pairs small even for
+    # pure noise, and the work in the cache.
+    rows = cleaned.reshape(-1, length)
+    chunk = max(1, _CHUNK_PIXELS // length)
+    for start in range(0, len(rows), chunk):
+        _clean_chunk(rows[start : start + chunk].reshape(-1), length, step, width)
+    return cleaned
+
+
+def _clean_chunk(pixels: np.ndarray, length: int, step: int, width: int) -> None:
+    """Cleans rows of `length` pixels, laid end to end in `pixels`, in place.
+
+    Edges are rare, so they are found once for all pixels; then only pairs (rise c, fall d) that lie
+    in one row and within `width` are looked at.
+    """
+    wide = pixels
+    if np.issubdtype(pixels.dtype, np.signedinteger):
+        wide = pixels.astype(np.int64)  # a difference of two int16 may need 17 bits
+    before, after = wide[:-1], wide[1:]
+    rises = np.flatnonzero(np.maximum(before, after) - before >= step) + 1
+    rises = rises[rises % length != 0]
+    if not len(rises):
+        return
+    falls = np.flatnonzero(before - np.minimum(before, after) >= step) + 1
+    falls = falls[falls % length != 0]
+
+    last = np.minimum(rises + width, rises - rises % length + length - 1)
+    first_fall = np.searchsorted(falls, rises, side="right")
+    count = np.searchsorted(falls, last, side="right") - first_fall
+    if not count.any():
+        return
+    c = np.repeat(rises, count)
+    d = falls[_ranges(first_fall, count)]
+    # reduceat over (c, d, c, d, ...): the even entries are min(x[c:d]).
+    lowest = np.minimum.reduceat(wide, np.stack([c, d], 1).ravel())[::2]
+    holds = lowest > np.maximum(wide[c - 1], wide[d])
+    c, d = c[holds], d[holds]
+    nearest = np.ones(len(c), bool)
+    nearest[1:] = c[1:] != c[:-1]
+    c, d = c[nearest], d[nearest]
+
+    kept, done = [], 0
+    for i, (start, stop) in enumerate(zip(c.tolist(), d.tolist())):
+        if start >= done:
+            kept.append(i)
+            done = stop
+    if not kept:
+        return
+    c, d = c[kept], d[kept]
+    total = wide[c - 1].astype(np.int64) + wide[d].astype(np.int64)
+    mean = ((total + 1) // 2).astype(pixels.dtype)
+    pixels[_ranges(c, d - c)] = np.repeat(mean, d - c)
+
+
+def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """start[0], start[0] + 1, ... (count[0] of them), start[1], ... in one array."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1]) + np.repeat(start - (ends - count), count)
