@@ -1,4 +1,4 @@
-"""From a name in a config to the object it means: a file of ours, or a dotted path of the user's."""
+"""From a name in a config to the object it means: a file of ours, or a dotted path."""
 
 from __future__ import annotations
 

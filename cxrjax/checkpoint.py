@@ -1,0 +1,207 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A workdir holds `checkpoints/latest` (to go on from) and `checkpoints/best` (to evaluate), each with
+one step. Beside the arrays a checkpoint carries the completed config and `meta` (labels, split,
+ids, data set facts, metrics, library versions): evaluation needs nothing but the workdir.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cxrjax.errors import UserError
+
+WHICH = ("best", "latest")
+
+
+def _folder(workdir: str | pathlib.Path, which: str) -> pathlib.Path:
+    return (pathlib.Path(workdir) / "checkpoints" / which).absolute()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns that a read-only manager is read-only; a user need not hear that."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _to_tree(states: Any) -> dict[str, Any]:
+    """States as nested dictionaries of arrays, without empty nodes."""
+    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(states))
+    return flax.traverse_util.unflatten_dict({k: v for k, v in flat.items() if v is not None})
+
+
+def _from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
+    """The inverse of `_to_tree`, into the structure of `states`."""
+    flat = flax.traverse_util.flatten_dict(
+        flax.serialization.to_state_dict(states), keep_empty_nodes=True
+    )
+    restored = flax.traverse_util.flatten_dict(tree)
+    return flax.serialization.from_state_dict(
+        states, flax.traverse_util.unflatten_dict({k: restored.get(k, v) for k, v in flat.items()})
+    )
+
+
+class Checkpoints:
+    """Writes and resumes the checkpoints of one workdir; saves run in the background."""
+
+    def __init__(self, workdir: str | pathlib.Path):
+        self._managers = {
+            which: ocp.CheckpointManager(
+                _folder(workdir, which),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1, create=True, enable_async_checkpointing=True
+                ),
+            )
+            for which in WHICH
+        }
+
+    def save(
+        self,
+        which: str,
+        step: int,
+        states: Any,
+        iterator: Any,
+        config: Mapping[str, Any],
+        meta: Mapping[str, Any],
+    ) -> None:
+        """Starts to save; returns as soon as the arrays are copied.
+
+        Args:
+          which: 'best' or 'latest'; the one before it is deleted once this one is whole.
+          step: steps done.
+          states: pytree of TrainStates.
+          iterator: the training stream at this step (`get_state` gives JSON).
+          config: JSON-able completed config.
+          meta: JSON-able facts.
+        """
+        if self._managers[which].latest_step() == step:
+            return
+        self._managers[which].save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_to_tree(states)),
+                data=ocp.args.JsonSave(iterator.get_state()),
+                config=ocp.args.JsonSave(dict(config)),
+                meta=ocp.args.JsonSave(dict(meta)),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The step to go on from, None in a fresh workdir."""
+        return self._managers["latest"].latest_step()
+
+    def restore(self, states: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+        """The latest states and meta; `iterator` is set to where it was.
+
+        Args:
+          states: freshly initialised, on the devices where the restored ones shall be.
+          iterator: made with the same options as the one that was saved.
+        """
+        manager = self._managers["latest"]
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(states))
+        restored = manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract),
+                data=ocp.args.JsonRestore(),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        iterator.set_state(restored["data"])
+        return _from_tree(states, restored["state"]), restored["meta"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and closes."""
+        for manager in self._managers.values():
+            manager.close()
+
+
+def restore_variables(
+    workdir: str | pathlib.Path, which: str = "best"
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], int]:
+    """What prediction needs, from the workdir alone.
+
+    Args:
+      workdir: of a training.
+      which: 'best' or 'latest'.
+
+    Returns:
+      config, meta, {network name: {params, batch_stats, ema_params}} (absent parts are missing
+      keys), and the step. Optimizer states are not read.
+
+    Raises:
+      UserError: no such checkpoint there.
+    """
+    if which not in WHICH:
+        raise UserError(f"--checkpoint={which}: choose one of {', '.join(WHICH)}")
+    folder = _folder(workdir, which)
+    if not folder.is_dir():
+        if not pathlib.Path(workdir).is_dir():
+            raise UserError(f"no folder {workdir}: --workdir must be that of a training")
+        raise UserError(
+            f"no checkpoint in {workdir} (looked for checkpoints/{which}): train with "
+            "--mode=train --workdir=... first, or mend the path"
+        )
+    # The handlers are named because nothing is saved through this manager.
+    with _quiet(), ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(read_only=True),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+    ) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(
+                f"{folder} holds no finished checkpoint: the training was stopped before its first"
+            )
+        try:
+            saved = manager.item_metadata(step)["state"].tree
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            raise UserError(f"the checkpoint {folder}/{step} is damaged: {error}") from None
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            name: {
+                part: jax.tree.map(
+                    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree[part]
+                )
+                for part in ("params", "batch_stats", "ema_params")
+                if part in tree
+            }
+            for name, tree in saved.items()
+        }
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    item=wanted,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                    partial_restore=True,
+                ),
+                config=ocp.args.JsonRestore(),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+    return restored["config"], restored["meta"], restored["state"], step

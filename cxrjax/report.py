@@ -1,0 +1,339 @@
+"""Reports: the figures of every network of a run as tables, curves and a list of predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from scipy.special import expit, softmax
+
+from cxrjax import bootstrap, losses, metrics
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+# How the figures of `metrics` are called in reports, and by `datasets/_published.py`.
+_MACRO = {
+    "accuracy": "accuracy", "macro_precision": "macro precision", "macro_recall": "macro recall",
+    "macro_f1": "macro F1", "calibration_error": "ECE", "brier": "Brier",
+}
+
+
+def probabilities(logits: Float[np.ndarray, "n k"], task: str) -> Float[np.ndarray, "n k"]:
+    """Sigmoids of multi-label logits, the softmax of one-of-N logits; float64."""
+    logits = logits.astype(np.float64)
+    return expit(logits) if task == "multilabel" else softmax(logits, axis=-1)
+
+
+def quick_scores(
+    labels: Float[np.ndarray, "n k"], logits: Float[np.ndarray, "n k"], task: str
+) -> dict[str, float]:
+    """What is watched in training: unweighted loss, macro AUROC, and accuracy for one-of-N."""
+    scores = probabilities(logits, task)
+    auroc = metrics.mean_counted(metrics.auroc(labels, scores))[0]
+    answers, truth = jnp.asarray(logits), jnp.asarray(labels)
+    if task == "multilabel":
+        loss = losses.masked_mean(losses.bce(answers, truth), ~jnp.isnan(truth))
+        return {"loss": float(loss), "auroc": auroc}
+    accuracy = metrics.multiclass(labels, scores)["accuracy"]
+    loss = float(jnp.mean(losses.softmax_ce(answers, truth)))
+    return {"loss": loss, "auroc": auroc, "accuracy": accuracy}
+
+
+def judge_network(
+    labels: Float[np.ndarray, "n k"],
+    logits: Float[np.ndarray, "n k"],
+    val_labels: Float[np.ndarray, "m k"],
+    val_logits: Float[np.ndarray, "m k"],
+    names: Sequence[str],
+    task: str,
+    clusters: np.ndarray | None = None,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Every figure of one network on one split.
+
+    Args:
+      labels: NaN = unknown; one-hot for one-of-N.
+      logits: of the network.
+      val_labels: of the validation split, where thresholds are chosen (the highest F1).
+      val_logits: of the network there.
+      names: of the labels.
+      task: 'multilabel' or 'multiclass'.
+      clusters: patient (or group of duplicates) of each film: the bootstrap draws these. None
+        draws films.
+      resamples: of the bootstrap of the 95% intervals.
+
+    Returns:
+      {'macro': {figure: value}, 'per_label': {label: {figure: value}}} and, for one-of-N,
+      'confusion' (truth by answer). What the films do not define is nan.
+    """
+    scores, val_scores = probabilities(logits, task), probabilities(val_logits, task)
+    auroc = metrics.auroc(labels, scores)
+    ap = metrics.average_precision(labels, scores)
+    thresholds = metrics.choose_thresholds(val_labels, val_scores, "f1")
+    decided = metrics.at_thresholds(labels, scores, thresholds)
+    counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
+    samples = bootstrap.auroc(labels, scores, counts)
+    low, high = bootstrap.interval(np.column_stack([samples, np.nanmean(samples, axis=1)]))
+    per_label = {
+        name: {
+            "AUROC": auroc[k], "AUROC low": low[k], "AUROC high": high[k], "AP": ap[k],
+            "F1": decided["f1"][k], "sensitivity": decided["sensitivity"][k],
+            "specificity": decided["specificity"][k], "threshold": thresholds[k],
+            "positives": int(decided["positives"][k]), "films": int(decided["films"][k]),
+        }
+        for k, name in enumerate(names)
+    }
+    mean, counted = metrics.mean_counted(auroc)
+    macro = {
+        "macro AUROC": mean, "macro AUROC low": low[-1], "macro AUROC high": high[-1],
+        "classes judged": counted, "classes": len(names),
+        "macro AP": metrics.mean_counted(ap)[0],
+    }
+    out = {"macro": macro, "per_label": per_label}
+    if task == "multiclass":
+        one = metrics.multiclass(labels, scores)
+        macro.update({title: one[key] for key, title in _MACRO.items()})
+        out["confusion"] = one["confusion"].tolist()
+    else:
+        for key, title in (("f1", "F1"), ("sensitivity", "sensitivity"),
+                           ("specificity", "specificity")):
+            macro[f"macro {title}"] = metrics.mean_counted(decided[key])[0]
+        macro["Brier"] = metrics.mean_counted(metrics.brier(labels, scores))[0]
+        macro["ECE"] = metrics.mean_counted(metrics.calibration_error(labels, scores))[0]
+    return out
+
+
+def write(
+    folder: str | pathlib.Path,
+    report: Mapping[str, Any],
+    ids: Sequence[str],
+    labels: Float[np.ndarray, "n k"],
+    logits: Mapping[str, Float[np.ndarray, "n k"]],
+    published: Sequence[Any] = (),
+) -> None:
+    """Writes report.md, report.json, predictions.csv and the curves of every network.
+
+    Args:
+      folder: made where it is missing.
+      report: {'run', 'labels', 'task', 'split', 'protocol', 'split_name', 'networks': {name:
+        `judge_network`}}.
+      ids: of the films.
+      labels: of the films.
+      logits: of every network.
+      published: `datasets._published.Published` figures of the data set.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(_finite(report), indent=1) + "\n")
+    (folder / "report.md").write_text(markdown(report, published))
+    scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
+    write_predictions(folder / "predictions.csv", ids, report["labels"], scores, labels)
+    for name, probs in scores.items():
+        plot_curves(folder / f"roc_{name}.png", labels, probs, report["labels"], "roc")
+        plot_curves(folder / f"pr_{name}.png", labels, probs, report["labels"], "pr")
+        if "confusion" in report["networks"][name]:
+            matrix = np.asarray(report["networks"][name]["confusion"])
+            plot_confusion(folder / f"confusion_{name}.png", matrix, report["labels"], name)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One line a network: what a user looks for first."""
+    lines = [f"{report['split']} split, {report['protocol']}"]
+    for name, judged in report["networks"].items():
+        m = judged["macro"]
+        parts = [
+            f"macro AUROC {_number(m['macro AUROC'])} (95% {_number(m['macro AUROC low'])} to "
+            f"{_number(m['macro AUROC high'])}; {m['classes judged']} of {m['classes']} classes)"
+        ]
+        parts += [f"{k} {_number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
+        lines.append(f"{name}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
+    """The report as a page; published figures only beside ours where the split is the same."""
+    run = report["run"]
+    lines = [
+        f"# {report['split']} split of {run['workdir']}", "",
+        f"- protocol: {report['protocol']}",
+        f"- checkpoint: {run['checkpoint']}, step {run['step']}, epoch {run['epoch']:.1f}; seed "
+        f"{run['seed']}; {run['image_size']} px; weights from {run['init_from'] or 'scratch'}",
+        f"- trained with {', '.join(f'{k} {v}' for k, v in run['trained_with'].items())}",
+        f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
+        "- thresholds: highest F1 on the validation split, applied as they are", "",
+    ]
+    lines += ["## Networks", "", *_macro_table(report)]
+    for name, judged in report["networks"].items():
+        m = judged["macro"]
+        lines += [
+            "", f"## {name}", "",
+            f"Means over the {m['classes judged']} of {m['classes']} classes that could be judged "
+            "(a class without positives, or without negatives, cannot).", "",
+            *_label_table(judged),
+        ]
+        if "confusion" in judged:
+            lines += ["", "Films by truth (row) and answer (column):", "",
+                      *_table(["", *report["labels"]],
+                              [[label, *row] for label, row in
+                               zip(report["labels"], judged["confusion"])])]
+    lines += _published_tables(report, published)
+    return "\n".join(lines) + "\n"
+
+
+def _macro_table(report: Mapping[str, Any]) -> list[str]:
+    networks = report["networks"]
+    keys = [k for k in next(iter(networks.values()))["macro"]
+            if not k.endswith((" low", " high")) and not k.startswith("classes")]
+    rows = []
+    for name, judged in networks.items():
+        m = judged["macro"]
+        cells = [
+            f"{_number(m[k])} ({_number(m[k + ' low'])} to {_number(m[k + ' high'])})"
+            if k + " low" in m else _number(m[k]) for k in keys
+        ]
+        rows.append([name, *cells])
+    return _table(["network", *keys], rows)
+
+
+def _label_table(judged: Mapping[str, Any]) -> list[str]:
+    titles = ["finding", "positives", "AUROC", "95% interval", "AP", "F1", "sensitivity",
+              "specificity", "threshold"]
+    rows = [
+        [label, f"{f['positives']:,} of {f['films']:,}", _number(f["AUROC"]),
+         f"{_number(f['AUROC low'])} to {_number(f['AUROC high'])}",
+         *(_number(f[k]) for k in ("AP", "F1", "sensitivity", "specificity", "threshold"))]
+        for label, f in judged["per_label"].items()
+    ]
+    return _table(titles, rows)
+
+
+def _published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
+    """Published figures: those of our split in a column beside ours, the others apart."""
+    same = [p for p in published if p.split and p.split == report["split_name"]]
+    lines = []
+    if same and report["split"] == "test":
+        keys = list(dict.fromkeys(k for p in same for k in p.figures))
+        rows = [
+            [f"**ours, {name}**", *(_number(judged["macro"].get(k, math.nan)) for k in keys),
+             report["protocol"]] for name, judged in report["networks"].items()
+        ]
+        rows += [[p.name, *(_number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+                 for p in same]
+        lines += ["", "## Beside published figures of this split", "",
+                  *_table(["result", *keys, "protocol"], rows)]
+    other = [p for p in published if p not in same]
+    if other:
+        keys = list(dict.fromkeys(k for p in other for k in p.figures))
+        rows = [[p.name, *(_number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+                for p in other]
+        lines += [
+            "", "## Published figures of other splits", "",
+            f"Not comparable with ours (split: {report['split_name']}), and so in no column with "
+            "them.", "", *_table(["result", *keys, "protocol"], rows),
+        ]
+        detailed = [p for p in other if p.per_label]
+        if detailed:
+            rows = [[label, *(_number(p.per_label[label]) for p in detailed)]
+                    for label in detailed[0].per_label]
+            lines += ["", "Their AUROC by finding:", "",
+                      *_table(["finding", *(p.name for p in detailed)], rows)]
+    return lines
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    line = "| {} |".format
+    return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
+            *(line(" | ".join(str(cell) for cell in row)) for row in rows)]
+
+
+def _number(value: float) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _finite(tree: Any) -> Any:
+    """JSON has no nan: null stands for a figure that could not be judged."""
+    if isinstance(tree, Mapping):
+        return {k: _finite(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(v) for v in tree]
+    if isinstance(tree, np.generic):
+        tree = tree.item()
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def write_predictions(
+    path: pathlib.Path,
+    ids: Sequence[str],
+    names: Sequence[str],
+    scores: Mapping[str, Float[np.ndarray, "n k"]],
+    labels: Float[np.ndarray, "n k"] | None = None,
+) -> None:
+    """One row per film and network: id, network, probabilities, and the labels where given."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        truth = [f"label {n}" for n in names] if labels is not None else []
+        writer.writerow(["id", "network", *names, *truth])
+        for network, probs in scores.items():
+            for i, film in enumerate(ids):
+                known = []
+                if labels is not None:
+                    known = ["" if np.isnan(v) else int(v) for v in labels[i]]
+                writer.writerow([film, network, *(f"{p:.9g}" for p in probs[i]), *known])
+
+
+def plot_curves(
+    path: pathlib.Path,
+    labels: Float[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    names: Sequence[str],
+    kind: str,
+) -> None:
+    """ROC ('roc') or precision-recall ('pr') curves of all labels in one picture."""
+    figure, axes = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    areas = (metrics.auroc if kind == "roc" else metrics.average_precision)(labels, scores)
+    colors = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
+    for k, name in enumerate(names):
+        if kind == "roc":
+            x, y, _ = metrics.roc_curve(labels[:, k], scores[:, k])
+        else:
+            y, x, _ = metrics.precision_recall_curve(labels[:, k], scores[:, k])
+        label = f"{name.replace('_', ' ')} {areas[k]:.3f}" if len(x) else f"{name} not judged"
+        axes.plot(x, y, color=colors[k], label=label, linewidth=1.5)
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
+        axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC, area under the curve")
+    else:
+        axes.set(xlabel="recall", ylabel="precision", title="Precision-recall, average precision")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_confusion(
+    path: pathlib.Path, matrix: np.ndarray, names: Sequence[str], title: str
+) -> None:
+    """The confusion matrix i64[K, K], truth by answer: counts, coloured by share of the row."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(names), 1.4 + len(names)),
+                                layout="constrained")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            axes.text(j, i, f"{matrix[i, j]:,}\n{share[i, j]:.1%}", ha="center", va="center",
+                      color="white" if share[i, j] > 0.55 else "black", fontsize=9)
+    shown = [n.replace("_", " ") for n in names]
+    axes.set_xticks(range(len(names)), shown, rotation=25, ha="right")
+    axes.set_yticks(range(len(names)), shown)
+    axes.set(xlabel="answer", ylabel="truth", title=title)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

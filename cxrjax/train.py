@@ -1,0 +1,406 @@
+"""Training: a thin loop around the scheme's compiled steps.
+
+Where the weights come from, in this order: the workdir's latest checkpoint (the run goes on),
+`config.init_from`, fresh initialisation from the seed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from ml_collections import ConfigDict, FrozenConfigDict
+from tqdm import tqdm
+
+from cxrjax import checkpoint, datasets, input_pipeline, report, steps, writers
+from cxrjax.datasets.base import Films
+from cxrjax.errors import UserError
+from cxrjax.names import resolve_module
+from cxrjax.optim import make_optimizer, to_steps
+
+# May differ between a workdir and a command that goes on with it: they do not change the run.
+_MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cache_in_memory",
+               "log_every", "eval_batch_size")
+
+
+def complete(config: Any, films: Films) -> FrozenConfigDict:
+    """The config with what follows from the films: labels, task, masks, and the step counts.
+
+    Args:
+      config: as the user wrote it.
+      films: the opened data set.
+
+    Raises:
+      UserError: the training split is empty; a mirrored film asked for where side matters.
+    """
+    config = ConfigDict(config)
+    positions = films.splits["train"]
+    if not len(positions):
+        raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
+    with config.unlocked():
+        config.labels = films.labels
+        config.task = films.task
+        config.masks = films.masks
+        config.image_shape = tuple(films.source[int(positions[0])]["image"].shape)
+        config.steps_per_call = config.steps_per_call or (
+            1 if jax.default_backend() == "cpu" else 10
+        )
+        config.steps_per_epoch = len(positions) / config.batch_size
+        total = max(1, to_steps(config.train_for, config.steps_per_epoch, "train_for"))
+        config.total_steps = math.ceil(total / config.steps_per_call) * config.steps_per_call
+        if config.loss.get("pos_weight") == "balanced":
+            labels = input_pipeline.labels_of(films, positions)
+            positive, negative = np.nansum(labels == 1, 0), np.nansum(labels == 0, 0)
+            # No positive at all: nothing to weigh.
+            config.loss.pos_weight = tuple(
+                float(n / p) if p else 1.0 for n, p in zip(negative, positive)
+            )
+        if config.loss.get("class_weights") == "balanced":
+            counts = np.maximum(input_pipeline.labels_of(films, positions).sum(0), 1)
+            config.loss.class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
+    if config.augment.get("flip") and not films.allow_flip:
+        logging.warning(
+            "config.augment.flip mirrors films although the side matters for %s",
+            config.dataset.name,
+        )
+    return FrozenConfigDict(config)
+
+
+def open_films(config: Any) -> Films:
+    """The films of a config, cached in memory where it says so."""
+    films = datasets.load(config.dataset.to_dict())
+    if config.get("cache_in_memory"):
+        import dataclasses
+
+        films = dataclasses.replace(films, source=input_pipeline.Cached(films.source))
+    return films
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types (tuples become lists)."""
+    return json.loads(config.to_json())
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optimizer.name': 'adamw', ...} from nested dictionaries."""
+    out = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
+    """Raises UserError that lists every field in which a workdir's run differs from the config."""
+    old, new = flat(saved), flat(given)
+    different = [
+        f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k, None) != new.get(k, None) and k not in _MAY_CHANGE
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(different)}. "
+            "Give another --workdir, or the config of that run"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("cxrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    out = {}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            import cxrjax
+
+            out[name] = cxrjax.__version__ if name == "cxrjax" else "unknown"
+    return out
+
+
+def make_meta(config: Any, films: Films) -> dict[str, Any]:
+    """What a checkpoint carries beside arrays and config."""
+    return {
+        "format": 1,
+        "labels": list(films.labels),
+        "task": films.task,
+        "masks": list(films.masks),
+        "dataset": films.info,
+        "ids": {name: films.table["id"][p].tolist() for name, p in films.splits.items()},
+        "steps_per_epoch": config.steps_per_epoch,
+        "devices": jax.device_count(),
+        "versions": versions(),
+    }
+
+
+class Validation:
+    """Judges states on the validation split; keeps what the best ones predicted."""
+
+    def __init__(self, config: Any, films: Films, mesh: jax.sharding.Mesh, predict: Callable):
+        self._config, self._films, self._mesh = config, films, mesh
+        self._positions = films.splits["val"]
+        keep = ("logits", "mask_logits") if films.masks else ("logits",)
+        self._predict = steps.jit_predict(predict, mesh, keep)
+        self._labels = input_pipeline.labels_of(films, self._positions)
+
+    def __call__(self, states: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """({'val/<network>/<metric>': value}, {'ids': [N], '<network>': logits [N, K]})."""
+        batches = input_pipeline.eval_batches(
+            self._films, self._positions, self._config.eval_batch_size, self._config.threads
+        )
+        ids, outputs = steps.predict_all(self._predict, states, batches, self._mesh)
+        scores = {}
+        for name, out in outputs.items():
+            summary = report.quick_scores(self._labels, out["logits"], self._config.task)
+            scores.update({f"val/{name}/{k}": v for k, v in summary.items()})
+        return scores, {"ids": np.asarray(ids), **{n: o["logits"] for n, o in outputs.items()}}
+
+
+def monitored(scores: Mapping[str, float], monitor: str) -> float:
+    """The figure that chooses the best checkpoint: the mean over the networks, larger is better.
+
+    Raises:
+      UserError: no network reports `monitor`.
+    """
+    found = [v for k, v in scores.items() if k.rpartition("/")[2] == monitor]
+    if not found:
+        known = sorted({k.rpartition("/")[2] for k in scores})
+        raise UserError(f"config.monitor = {monitor!r} is not measured (known: {', '.join(known)})")
+    value = float(np.mean(found))
+    return -value if monitor == "loss" else value
+
+
+def main(config: Any, workdir: str | None) -> None:
+    """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
+    if config is None or not workdir:
+        raise UserError("--mode=train needs --config=configs/FILE.py and --workdir=FOLDER")
+    train(config, workdir)
+
+
+def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) -> dict[str, Any]:
+    """Trains until `config.train_for`.
+
+    Args:
+      config: an experiment's config.
+      workdir: made where it is missing; a run in it is continued.
+      stop_at: stop (with a checkpoint) at this step, as if killed there; for tests.
+
+    Returns:
+      {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    workdir = pathlib.Path(workdir)
+    films = open_films(config)
+    config = complete(config, films)
+    mesh = steps.make_mesh()
+    steps.check_batch_size(config.batch_size, mesh)
+    steps.check_batch_size(config.eval_batch_size, mesh, "eval_batch_size")
+    if not len(films.splits["val"]):
+        raise UserError("the validation split is empty, and it chooses the checkpoint")
+    as_json = config_json(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    saved = workdir / "config.json"
+    if saved.exists():
+        check_same_config(json.loads(saved.read_text()), as_json, str(workdir))
+    else:
+        saved.write_text(json.dumps(as_json, indent=1))
+
+    scheme = resolve_module("schemes", config.scheme.name)
+    iterator = input_pipeline.train_iterator(
+        films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
+        config.threads, config.workers,
+    )
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
+    states = steps.replicate(scheme.init(config, init_key, sample), mesh)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    history = {"best": -math.inf, "best_step": 0, "evaluations": []}
+    step = checkpoints.latest_step() or 0
+    if step:
+        states, meta = checkpoints.restore(states, iterator)
+        history = meta["history"]
+        logging.info("going on with %s at step %d", workdir, step)
+    else:
+        logging.info("starting %s:\n%s", workdir, overview(states))
+    print(films.info.get("protocol", config.dataset.name))
+
+    run = steps.jit_steps(scheme.make_step(config), mesh)
+    validate = Validation(config, films, mesh, scheme.make_predict(config))
+    writer = writers.Writer(workdir, step)
+    every = {
+        name: max(1, to_steps(config[name], config.steps_per_epoch, name))
+        for name in ("evaluate_every", "checkpoint_every", "log_every")
+    }
+    _, rate = make_optimizer(
+        dict(config.optimizer), dict(config.schedule), config.total_steps, config.steps_per_epoch
+    )
+    meta = make_meta(config, films)
+    end = min(config.total_steps, stop_at or config.total_steps)
+    clock = Clock(config.batch_size)
+    bar = tqdm(total=config.total_steps, initial=step, unit="step", mininterval=1.0)
+
+    def save(which: str) -> None:
+        checkpoints.save(which, step, states, iterator, as_json, {**meta, "history": history})
+
+    try:
+        while step < end:
+            with clock.waiting():
+                batch = steps.shard(next(iterator), mesh, axis=1)
+            states, logs = run(states, batch, step_key)
+            before, step = step, step + config.steps_per_call
+            clock.count(config.steps_per_call)
+            bar.update(config.steps_per_call)
+            last = step >= config.total_steps
+
+            def due(name, before=before, step=step):
+                return before // every[name] < step // every[name]
+
+            if due("log_every") or last:
+                values = {k: float(np.mean(v)) for k, v in jax.device_get(logs).items()}
+                if not math.isfinite(values.get("loss", 0.0)):
+                    raise UserError(
+                        f"the loss is {values['loss']} at step {step}: lower "
+                        "config.optimizer.learning_rate or set config.optimizer.clip_norm. The "
+                        f"last good checkpoint is in {workdir}"
+                    )
+                speed = clock.read()
+                writer.scalars(step, {
+                    **{f"train/{k}": v for k, v in values.items()}, **speed,
+                    "learning_rate": float(rate(step - 1)), "epoch": step / config.steps_per_epoch,
+                })
+                bar.set_postfix_str(
+                    f"loss {values['loss']:.4f}, {speed['films_per_second']:.0f} films/s, "
+                    f"waiting {speed['waiting_share']:.1%}", refresh=False,
+                )
+            if due("evaluate_every") or last:
+                with clock.paused():
+                    scores, predictions = validate(states)
+                    history["evaluations"].append({"step": step, **scores})
+                    writer.scalars(step, scores)
+                    figure = monitored(scores, config.monitor)
+                    np.savez(workdir / "val_predictions_latest.npz", step=step, **predictions)
+                    line = ", ".join(f"{k[4:]} {v:.4f}" for k, v in scores.items())
+                    tqdm.write(f"epoch {step / config.steps_per_epoch:.1f}: {line}")
+                    if figure > history["best"]:
+                        history["best"], history["best_step"] = figure, step
+                        np.savez(workdir / "val_predictions_best.npz", step=step, **predictions)
+                        save("best")
+            if due("checkpoint_every") or last:
+                with clock.paused():
+                    save("latest")
+    except KeyboardInterrupt:
+        print(f"\ninterrupted at step {step}: saving; the same command goes on from here")
+        save("latest")
+        raise SystemExit(130) from None
+    finally:
+        bar.close()
+        checkpoints.close()
+        writer.close()
+    if step >= config.total_steps:
+        print(
+            f"done: {step} steps, best {config.monitor} {abs(history['best']):.4f} at step "
+            f"{history['best_step']}, {clock.films_per_second:.0f} films/s, waiting for data "
+            f"{clock.waiting_share:.1%}. Next: python launch.py --mode=evaluate --workdir={workdir}"
+        )
+    return {
+        "step": step, "best": history["best"], "scores": history["evaluations"],
+        "films_per_second": clock.films_per_second, "waiting_share": clock.waiting_share,
+    }
+
+
+def overview(states: Any) -> str:
+    """A table of every network's parameters."""
+    parts = []
+    for name, state in states.items():
+        count = parameter_overview.count_parameters(state.params)
+        parts.append(f"{name}: {count:,} parameters")
+        logging.debug("%s", parameter_overview.get_parameter_overview(state.params))
+    return "\n".join(parts)
+
+
+class Clock:
+    """Films per second and the share of the time spent waiting for data, first call left out.
+
+    The first call compiles; pauses (evaluation, saving) do not count.
+    """
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._start = self._marker = None
+        self._films = self._marker_films = 0
+        self._waited = self._marker_waited = self._paused = self._marker_paused = 0.0
+
+    def waiting(self):
+        """A context whose time counts as waiting."""
+        return _Timer(self._add_waiting)
+
+    def paused(self):
+        """A context whose time counts as neither training nor waiting."""
+        return _Timer(self._add_pause)
+
+    def _add_waiting(self, seconds: float) -> None:
+        if self._start is not None:
+            self._waited += seconds
+
+    def _add_pause(self, seconds: float) -> None:
+        if self._start is not None:
+            self._paused += seconds
+
+    def count(self, steps_done: int) -> None:
+        """Some steps were dispatched."""
+        if self._start is None:
+            self._start = self._marker = time.perf_counter()
+            return
+        self._films += steps_done * self._batch_size
+
+    def read(self) -> dict[str, float]:
+        """Speed since the last reading."""
+        now = time.perf_counter()
+        seconds = now - self._marker - (self._paused - self._marker_paused)
+        films, waited = self._films - self._marker_films, self._waited - self._marker_waited
+        self._marker, self._marker_films = now, self._films
+        self._marker_waited, self._marker_paused = self._waited, self._paused
+        if films == 0 or seconds <= 0:
+            return {"films_per_second": 0.0, "waiting_share": 0.0}
+        return {"films_per_second": films / seconds, "waiting_share": waited / seconds}
+
+    @property
+    def _seconds(self) -> float:
+        if self._start is None or self._marker is None:
+            return 0.0
+        return self._marker - self._start - self._marker_paused
+
+    @property
+    def films_per_second(self) -> float:
+        """Over the whole run, up to the last reading."""
+        return self._marker_films / self._seconds if self._seconds > 0 else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """Over the whole run, up to the last reading."""
+        return self._marker_waited / self._seconds if self._seconds > 0 else 0.0
+
+
+class _Timer:
+    def __init__(self, add: Callable[[float], None]):
+        self._add = add
+
+    def __enter__(self) -> None:
+        self._from = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self._add(time.perf_counter() - self._from)

@@ -1,0 +1,88 @@
+"""The command line of cxrjax: absl flags, then one call into the package."""
+
+import importlib
+import inspect
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from cxrjax.errors import UserError
+from cxrjax.names import suggest
+
+# mode -> the function that does it. Its keyword arguments are the flags that it takes.
+MODES = {
+    "prepare": "cxrjax.datasets:main",
+    "train": "cxrjax.train:main",
+    "evaluate": "cxrjax.evaluate:main",
+    "predict": "cxrjax.predict:main",
+}
+
+HELP = """cxrjax: train, judge and explain classifiers of chest radiographs
+
+  Train on synthetic films (no download), then judge the result:
+    python launch.py --mode=train --config=configs/phantom.py --workdir=runs/phantom
+    python launch.py --mode=evaluate --workdir=runs/phantom
+
+  Prepare ChestX-ray14 once, train a DenseNet-121 on it:
+    python launch.py --mode=prepare --config=configs/chestxray14.py --config.dataset.raw_dir=FILMS
+    python launch.py --mode=train --config=configs/chestxray14.py:densenet121 --workdir=runs/d121
+
+  Read new films with a trained network:
+    python launch.py --mode=predict --workdir=runs/d121 --images='new/*.png' --output=new.csv
+
+Modes: {modes}. All flags: python launch.py --help
+"""
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, reports.")
+flags.DEFINE_string("checkpoint", "best", "Which checkpoint to read: best or latest.")
+flags.DEFINE_string("split", "test", "Which split to evaluate: train, val or test.")
+flags.DEFINE_string("data_dir", None, "Where the prepared films are now, if they were moved.")
+flags.DEFINE_string("images", None, "Film, folder or quoted pattern to predict.")
+flags.DEFINE_enum("layout", "wide", ["wide", "long"], "Rows of predictions.csv.")
+flags.DEFINE_string("output", None, "File or folder to write to; a default lies in the workdir.")
+config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:argument].", lock_config=True)
+
+
+def parse(argv):
+    """Parses the flags; a mistake ends in one line and status 2."""
+    if len(argv) == 1:
+        print(HELP.format(modes=", ".join(MODES)), end="")
+        sys.exit(0)
+    try:
+        rest = FLAGS(argv)
+    except SystemExit:
+        raise
+    except Exception as error:
+        fail(error)
+    if len(rest) > 1:
+        fail(UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value"))
+    return rest
+
+
+def fail(error: Exception) -> None:
+    """One line on stderr and exit status 2; the traceback only with CXRJAX_TRACEBACK=1."""
+    if os.environ.get("CXRJAX_TRACEBACK"):
+        raise error
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(_):
+    try:
+        mode = FLAGS.mode
+        if mode not in MODES:
+            raise UserError(f"unknown mode {mode!r}" + suggest(str(mode), MODES))
+        module, _, name = MODES[mode].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        status = function(**{k: getattr(FLAGS, k) for k in inspect.signature(function).parameters})
+    except UserError as error:
+        fail(error)
+    sys.exit(status or 0)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,147 @@
+"""Training, resuming, evaluating and predicting as a user does, on very small films."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import common
+from cxrjax import checkpoint, evaluate, predict, steps, train, writers
+from cxrjax.errors import UserError
+
+
+def toy_config(**changes):
+    config = common.base("tests.toy:", "tests.toy:create", 16)
+    config.batch_size, config.eval_batch_size = 16, 16
+    config.train_for, config.evaluate_every = "8 steps", "4 steps"
+    config.checkpoint_every, config.log_every = "4 steps", "2 steps"
+    config.schedule.warmup = "2 steps"
+    config.optimizer.learning_rate = 0.01
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+def arrays(workdir, which="latest"):
+    return jax.tree.map(np.asarray, checkpoint.restore_variables(workdir, which)[2])
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workdir whose training ran through."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = toy_config(train_for="60 steps", evaluate_every="20 steps")
+    outcome = train.train(config, workdir)
+    return workdir, outcome
+
+
+def test_training_learns_and_logs(finished):
+    workdir, outcome = finished
+    assert outcome["step"] == 60 and outcome["best"] > 0.9
+    rows = writers.read(workdir)
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses[-1] < losses[0]
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_evaluation_gives_the_predictions_that_training_ended_with(finished, tmp_path):
+    workdir, _ = finished
+    for which in ("best", "latest"):
+        evaluate.evaluate(workdir, which, "val", output=tmp_path / which)
+        saved = np.load(workdir / f"val_predictions_{which}.npz")
+        run = evaluate.restore(workdir, which)
+        assert run.step == saved["step"]
+        films = evaluate.open_films(run)
+        mesh = steps.make_mesh()
+        ids, outputs = evaluate.predict_split(
+            run, films, "val", steps.jit_predict(run.predict, mesh), mesh
+        )
+        assert ids == saved["ids"].tolist()
+        np.testing.assert_array_equal(outputs["create"]["logits"], saved["create"])
+
+
+def test_report_holds_what_it_should(finished, tmp_path):
+    workdir, _ = finished
+    result = evaluate.evaluate(workdir, output=tmp_path)
+    on_disk = json.loads((tmp_path / "report.json").read_text())
+    assert on_disk["networks"]["create"]["macro"]["classes judged"] == 3
+    assert result["networks"]["create"]["macro"]["macro AUROC"] > 0.9
+    page = (tmp_path / "report.md").read_text()
+    assert "toy films" in page and "| Left |" in page
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + result["films"]
+    assert (tmp_path / "roc_create.png").stat().st_size > 1000
+
+
+def test_resumed_run_is_the_run_that_never_stopped(tmp_path):
+    config = toy_config()
+    with config.unlocked():
+        config.model.dropout = 0.3
+    config.augment.rotate = 10.0
+    config.optimizer.ema_decay = 0.9
+    train.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "parts", stop_at=4)
+    assert checkpoint.restore_variables(tmp_path / "parts", "latest")[3] == 4
+    train.train(config, tmp_path / "parts")
+    assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "parts"))
+    steps_logged = [row["step"] for row in writers.read(tmp_path / "parts")]
+    assert steps_logged == sorted(steps_logged)
+
+
+def test_several_steps_per_call_are_the_same_steps(tmp_path):
+    train.train(toy_config(), tmp_path / "one")
+    train.train(toy_config(steps_per_call=4), tmp_path / "four")
+    for a, b in zip(jax.tree.leaves(arrays(tmp_path / "one")),
+                    jax.tree.leaves(arrays(tmp_path / "four"))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_predict_reads_what_it_can_and_names_the_rest(finished, tmp_path, capsys):
+    workdir, _ = finished
+    films = tmp_path / "films"
+    films.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (16, 16)), ("b.png", (40, 32))):
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(films / name)
+    (films / "broken.png").write_text("not a film")
+    status = predict.main(str(workdir), str(films), output=str(tmp_path / "out.csv"))
+    assert status == 1 and "broken.png" in capsys.readouterr().err
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert rows[0] == "file,network,Left,Right,Top" and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda tmp, workdir: evaluate.evaluate(tmp), "no checkpoint in"),
+        (lambda tmp, workdir: evaluate.evaluate(tmp / "none"), "no folder"),
+        (lambda tmp, workdir: evaluate.evaluate(None), "--workdir"),
+        (lambda tmp, workdir: evaluate.evaluate(workdir, "first"), "best, latest"),
+        (lambda tmp, workdir: evaluate.evaluate(workdir, split="tset"), "did you mean 'test'"),
+        (lambda tmp, workdir: train.train(toy_config(batch_size=8), workdir),
+         "config.batch_size was 16, is 8"),
+        (lambda tmp, workdir: train.train(toy_config(monitor="AUC"), tmp), "config.monitor"),
+        (lambda tmp, workdir: train.train(toy_config(**{"loss.name": "bec"}), tmp),
+         "did you mean 'bce'"),
+        (lambda tmp, workdir: train.train(toy_config(**{"scheme.name": "supervise"}), tmp),
+         "did you mean 'supervised'"),
+        (lambda tmp, workdir: train.train(toy_config(**{"model.name": "resnet81"}), tmp),
+         "resnet18"),
+        (lambda tmp, workdir: train.train(toy_config(train_for="3"), tmp), "not a duration"),
+        (lambda tmp, workdir: train.train(toy_config(**{"optimizer.learning_rate": 1e30,
+                                                        "optimizer.clip_norm": 0.0}), tmp),
+         "the loss is"),
+        (lambda tmp, workdir: predict.main(str(workdir), str(tmp)), "no film in the folder"),
+        (lambda tmp, workdir: predict.main(str(workdir), "no/*.png"), "match"),
+    ],
+)
+def test_mistakes_get_one_clear_line(finished, tmp_path, call, words):
+    with pytest.raises(UserError, match=words.replace("(", r"\(")) as caught:
+        call(tmp_path, finished[0])
+    assert "\n" not in str(caught.value)
