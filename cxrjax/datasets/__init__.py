@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cxrjax.datasets.base import Account, Films, merge_options
+from cxrjax.datasets.base import Account, Films, WrongFolder, merge_options
 from cxrjax.errors import UserError
-from cxrjax.names import resolve_module
+from cxrjax.names import public_modules, resolve_module
 
-__all__ = ["Account", "Films", "load", "module", "prepare"]
+__all__ = ["Account", "Films", "boxes", "load", "main", "module", "names", "prepare"]
+
+
+def names() -> list[str]:
+    """The data sets of this package."""
+    return [name for name in public_modules("datasets") if name != "base"]
 
 
 def module(name: str) -> ModuleType:
@@ -45,7 +51,17 @@ def prepare(options: Mapping[str, Any]) -> Account:
       UserError: unknown data set or option, or raw data that cannot be what it should be.
     """
     found, merged = _resolve(options)
-    return found.prepare(merged)
+    try:
+        return found.prepare(merged)
+    except WrongFolder as error:
+        raise WrongFolder(str(error) + _hint(Path(merged["raw_dir"]).expanduser(), found)) from None
+
+
+def main(config: Any) -> None:
+    """`launch.py --mode=prepare`: prepares `config.dataset` and prints the account."""
+    if config is None:
+        raise UserError("--mode=prepare needs --config=configs/FILE.py, which names the data set")
+    print(prepare(config.dataset.to_dict()))
 
 
 def load(options: Mapping[str, Any]) -> Films:
@@ -56,3 +72,31 @@ def load(options: Mapping[str, Any]) -> Films:
     """
     found, merged = _resolve(options)
     return found.load(merged)
+
+
+def boxes(options: Mapping[str, Any]) -> list[tuple[str, str, tuple[float, float, float, float]]]:
+    """(film id, finding, (x0, y0, x1, y1) as fractions of width and height) of every known box.
+
+    Raises:
+      UserError: the data set has no boxes.
+    """
+    found, merged = _resolve(options)
+    if not hasattr(found, "boxes"):
+        raise UserError(f"data set {options['name']!r} has no boxes around its findings")
+    return found.boxes(merged)
+
+
+def _hint(raw_dir: Path, wanted: ModuleType) -> str:
+    """What the folder looks like instead, or which folder inside it is the right one."""
+    if not raw_dir.is_dir():
+        return ""
+    if hasattr(wanted, "looks_like") and not wanted.looks_like(raw_dir):
+        # Archives often unpack into a folder of their own.
+        for inner in sorted(p for p in (*raw_dir.glob("*"), *raw_dir.glob("*/*")) if p.is_dir()):
+            if wanted.looks_like(inner):
+                return f"; did you mean raw_dir={inner}?"
+    for name in names():
+        other = module(name)
+        if other is not wanted and getattr(other, "looks_like", lambda _: False)(raw_dir):
+            return f"; {raw_dir} looks like {name}"
+    return ""

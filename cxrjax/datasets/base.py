@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
@@ -16,7 +16,12 @@ from cxrjax.names import suggest
 SPLITS = ("train", "val", "test")
 COMMON = ("name", "raw_dir", "data_dir", "image_size")
 TASKS = ("multilabel", "multiclass")
+Splits = dict[str, Int64[np.ndarray, " _"]]
 SHOWN = 5  # how many file names an account or an error line prints before "and N more"
+
+
+class WrongFolder(UserError):
+    """The raw folder is not this data set's; `datasets.prepare` adds what it looks like."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Films:
 
     source: Any
     table: dict[str, np.ndarray]
-    splits: dict[str, Int64[np.ndarray, " n"]]
+    splits: Splits
     labels: tuple[str, ...]
     task: str
     masks: tuple[str, ...] = ()
@@ -163,3 +168,48 @@ def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
                 f"{name} has no option {key!r}" + suggest(key, [*defaults, *COMMON])
             )
     return {**defaults, **options}
+
+
+def describe(
+    protocol: str,
+    split: str,
+    labels: Sequence[str],
+    label: Float[np.ndarray, "n k"],
+    splits: Splits,
+    left_out: Mapping[str, int] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """`Films.info`: protocol, counts per split, positives and prevalence per label.
+
+    Args:
+      protocol: the line that every figure carries; the numbers of films are added to it.
+      label: of all films, NaN = unknown (not counted in the prevalence).
+      left_out: films that the split does not use, by reason.
+      more: further JSON-able facts.
+    """
+    left_out = {why: int(n) for why, n in (left_out or {}).items() if n}
+    used = sum(p.size for p in splits.values())
+    if used + sum(left_out.values()) != len(label):
+        raise RuntimeError(f"{len(label)} films, but {used} are split and {left_out} left out")
+    counts = {s: int(p.size) for s, p in splits.items()}
+    positives, prevalence = {}, {}
+    for s, p in splits.items():
+        known = np.isfinite(label[p]).sum(0)
+        positive = np.nansum(label[p], 0)
+        positives[s] = {name: round(float(v), 6) for name, v in zip(labels, positive)}
+        prevalence[s] = {
+            name: round(float(v / n), 6) if n else None
+            for name, v, n in zip(labels, positive, known)
+        }
+    numbers = "/".join(f"{counts[s]:,}" for s in SPLITS)
+    if left_out:
+        numbers += "; left out: " + ", ".join(f"{n:,} {why}" for why, n in left_out.items())
+    return {
+        "protocol": f"{protocol} (train/val/test {numbers})",
+        "split": split,
+        "counts": counts,
+        "positives": positives,
+        "prevalence": prevalence,
+        "left_out": left_out,
+        **more,
+    }

@@ -1,0 +1,326 @@
+"""From a raw folder to prepared films on disk, on all cores, all or nothing, with an account."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cxrjax import preprocess
+from cxrjax.datasets._duplicates import perceptual_hash
+from cxrjax.datasets._raw import Row, Scan
+from cxrjax.datasets._records import FilmBuilder, write_records
+from cxrjax.datasets.base import Account, shortlist
+from cxrjax.errors import UserError
+
+FORMAT = 1  # part of the directory's name: raise it when what is written changes
+PART_BYTES = 256 << 20
+SMALLEST = 16  # pixels; a smaller picture is an icon, not a film
+TABLE, ACCOUNT, OPTIONS, RECORDS = "films.csv", "account.json", "options.json", "records"
+# Options that every prepared data set has beside the common ones.
+DEFAULTS = {"fit": "stretch", "workers": 0, "prepared": ""}
+
+
+def ordered_map(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """`map` on a pool of threads, in order, with few results waiting.
+
+    Threads, not processes: Pillow and zlib decode without holding the interpreter, nothing has to
+    be copied between processes, and no worker outlives a parent that was killed.
+    """
+    pending: collections.deque = collections.deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode(row: Row, size: int, fit: str) -> dict[str, Any]:
+    """One film ready to be stored, and what is worth knowing about it.
+
+    Returns:
+      {image, mask, has_mask, height, width, kind, phash, trouble}; `trouble` is a list of
+      (file, why) and `image` is None if the film itself cannot be used.
+    """
+    done: dict[str, Any] = {"image": None, "has_mask": False, "trouble": []}
+    if isinstance(row.film, Path):
+        try:
+            film, facts = preprocess.read_radiograph_with_facts(row.film)
+        except UserError as error:
+            done["trouble"].append((str(row.film), _why(error, row.film)))
+            return done
+        done["kind"] = f"{facts.format} {facts.mode}, {facts.bits} bit"
+    else:
+        film, done["kind"] = row.film, "array, 8 bit"
+    done["height"], done["width"] = film.shape
+    if min(film.shape) < SMALLEST:
+        why = f"{film.shape[1]}x{film.shape[0]} pixels are too few for a film"
+        done["trouble"].append((str(row.film) if isinstance(row.film, Path) else row.id, why))
+        return done
+    done["image"] = preprocess.resize(film, size, fit)[..., None]
+    done["phash"] = perceptual_hash(film)
+    if row.masks:
+        masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
+        done["has_mask"] = all(mask is not None for mask in masks)
+        if not done["has_mask"]:
+            masks = [np.zeros((size, size), np.uint8)] * len(masks)
+        done["mask"] = np.stack(masks, -1)
+    return done
+
+
+def _decode_mask(
+    path: Path | None, film_shape: tuple[int, ...], size: int, fit: str, trouble: list
+) -> np.ndarray | None:
+    if path is None:
+        return None
+    try:
+        mask = preprocess.read_radiograph(path)
+    except UserError as error:
+        trouble.append((str(path), _why(error, path)))
+        return None
+    # Databases store masks at another size than films, but of the same field of view.
+    (height, width), (film_height, film_width) = mask.shape, film_shape
+    if abs(height * film_width - width * film_height) > 0.02 * height * film_width:
+        why = f"the mask's {width}x{height} pixels do not lie on a film of {film_width}x"
+        trouble.append((str(path), f"{why}{film_height}"))
+        return None
+    resized = preprocess.resize_mask(mask, size, fit)
+    if not resized.any():
+        trouble.append((str(path), "the mask is empty"))
+        return None
+    return resized
+
+
+def _why(error: UserError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def fingerprint(rows: Sequence[Row]) -> str:
+    """A digest of what is in the raw folder: ids, labels, columns, and the sizes of the files."""
+    digest = hashlib.sha256()
+    for row in rows:
+        sizes = []
+        for film in (row.film, *row.masks):
+            if isinstance(film, np.ndarray):
+                sizes.append(hashlib.sha256(np.ascontiguousarray(film)).hexdigest())
+            else:
+                sizes.append(film.stat().st_size if film else None)
+        facts = [row.id, [float(v).hex() for v in row.label], dict(row.columns), sizes]
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()
+
+
+def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
+    """(data_dir, image_size) of `options`; raises UserError if they cannot be used."""
+    name, size = options["name"], options.get("image_size")
+    if not options.get("data_dir"):
+        raise UserError(f"{name}: data_dir is not set: give the folder for prepared films")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 8:
+        raise UserError(f"{name}: image_size must be a whole number of pixels >= 8, not {size!r}")
+    if options["fit"] not in preprocess.FITS:
+        raise UserError(
+            f"{name}: fit must be one of {', '.join(preprocess.FITS)}, not {options['fit']!r}"
+        )
+    return Path(options["data_dir"]).expanduser(), size
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Holds `lock`; the system lets go of it when the process ends, however it ends."""
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is preparing these films already (it holds {lock})"
+            ) from None
+        yield
+
+
+def prepare(
+    builder: type[FilmBuilder],
+    options: Mapping[str, Any],
+    scan: Callable[[Mapping[str, Any]], Scan],
+) -> Account:
+    """Decodes the films that `scan` finds and stores them under `data_dir`.
+
+    Everything is written to a hidden directory that gets its name in one rename at the end: a
+    preparation that is killed leaves nothing that could be read, and the next one clears it away.
+    What was prepared before from the same raw films with the same options is left as it is.
+
+    Raises:
+      UserError: unusable options, a raw folder that is not one, no film that can be read.
+    """
+    data_dir, size = check_options(options)
+    started = time.monotonic()
+    found = scan(options)
+    stored = {key: options[key] for key in builder.stored}
+    stored = {"format": FORMAT, "size": size, "fit": options["fit"], **stored, **found.resolved}
+    digest = fingerprint(found.rows)
+    short = hashlib.sha256(json.dumps([stored, digest]).encode()).hexdigest()[:8]
+    directory = data_dir / f"{builder.name}-{size}px-{short}"
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with _only_one(data_dir / f".{directory.name}.lock"):
+        if directory.exists():
+            account = read_account(directory)
+            account.already_prepared, account.directory = True, str(directory)
+            account.notes += _changed_files(directory, found.files)
+            return account
+        partial = data_dir / f".preparing-{directory.name}"
+        if partial.exists():
+            shutil.rmtree(partial)
+            found.account.notes.append("cleared away a preparation that had been broken off")
+        partial.mkdir()
+        try:
+            account = _write(builder, partial, found, size, options)
+            account.directory = str(directory)
+            account.seconds = round(time.monotonic() - started, 2)
+            account.check()
+            (partial / ACCOUNT).write_text(account.to_json())
+            facts = {**stored, "fingerprint": digest, "raw_dir": account.raw_dir}
+            (partial / OPTIONS).write_text(json.dumps(facts, indent=1))
+            partial.rename(directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return account
+
+
+def read_account(directory: Path) -> Account:
+    """The account of prepared films; UserError if it is not there or not whole."""
+    try:
+        return Account.from_json((directory / ACCOUNT).read_text())
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{directory / ACCOUNT} is missing or damaged: delete {directory} and prepare again"
+        ) from None
+
+
+def _changed_files(directory: Path, files: Mapping[str, Path]) -> list[str]:
+    changed = [
+        name
+        for name, path in files.items()
+        if not (directory / name).exists() or (directory / name).read_bytes() != path.read_bytes()
+    ]
+    if not changed:
+        return []
+    return [
+        f"the raw folder's {', '.join(changed)} is not what was kept when the films were prepared, "
+        f"and is not used: give it as an option, or delete {directory} and prepare again"
+    ]
+
+
+def _write(
+    builder: type[FilmBuilder], partial: Path, found: Scan, size: int, options: Mapping[str, Any]
+) -> Account:
+    rows, account = found.rows, found.account
+    for name, path in found.files.items():
+        (partial / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, partial / name)
+    parts = -(-len(rows) * size * size * (1 + len(builder.masks)) // PART_BYTES)
+    part_sizes = [len(part) for part in np.array_split(np.arange(len(rows)), parts)]
+    workers = options["workers"] or len(os.sched_getaffinity(0))
+    tally = _Tally(builder, account, size, patience=min(1000, *part_sizes, len(rows)))
+
+    pixels = ("image", "mask", "has_mask") if builder.masks else ("image",)
+    with open(partial / TABLE, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(tally.header(rows))
+
+        def films() -> Iterator[dict[str, Any] | None]:
+            decoded = ordered_map(lambda row: decode(row, size, options["fit"]), rows, workers)
+            bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films", mininterval=0.5)
+            for row, film in bar:
+                if tally.add(row, film):
+                    writer.writerow(tally.line(row, film))
+                    label = np.array(row.label, np.float32)
+                    yield {**{key: film[key] for key in pixels}, "label": label, "id": row.id}
+                else:
+                    yield None
+
+        made = builder(size, part_sizes, films(), data_dir=str(partial / RECORDS))
+        write_records(made, partial / "downloads")
+    shutil.rmtree(partial / "downloads", ignore_errors=True)
+    tally.close()
+    return account
+
+
+class _Tally:
+    """Writes the account while films go by."""
+
+    def __init__(
+        self, builder: type[FilmBuilder], account: Account, size: int, patience: int
+    ):
+        self.builder, self.account, self.size = builder, account, size
+        self.kinds, self.sizes = collections.Counter(), collections.Counter()
+        self.enlarged, self.not_square, self.unreadable = [], [], 0
+        self.patience, self.in_a_row = patience, 0
+
+    def header(self, rows: Sequence[Row]) -> list[str]:
+        columns = list(rows[0].columns)
+        labels = [f"label:{name}" for name in self.builder.labels]
+        return ["id", *columns, *labels, "has_mask", "height", "width", "kind", "phash"]
+
+    def line(self, row: Row, film: Mapping[str, Any]) -> list[str]:
+        labels = ["" if np.isnan(v) else f"{v:g}" for v in row.label]
+        facts = [int(film["has_mask"]), *(film[k] for k in ("height", "width", "kind", "phash"))]
+        return [row.id, *row.columns.values(), *labels, *facts]
+
+    def add(self, row: Row, film: Mapping[str, Any]) -> bool:
+        """Counts one film; False if it cannot be stored. Gives up after `patience` in a row."""
+        self.account.unreadable += film["trouble"]
+        if film["image"] is None:
+            self.unreadable += 1
+            self.in_a_row += 1
+            if self.in_a_row >= self.patience:
+                file, why = film["trouble"][0]
+                raise UserError(
+                    f"{self.account.dataset}: {self.in_a_row:,} films in a row cannot be read, at "
+                    f"last {file}: {why}"
+                )
+            return False
+        self.in_a_row = 0
+        self.account.films_stored += 1
+        height, width = film["height"], film["width"]
+        self.sizes[f"{width}x{height}"] += 1
+        self.kinds[film["kind"]] += 1
+        if height != width:
+            self.not_square.append(row.id)
+        if min(height, width) < self.size:
+            self.enlarged.append(row.id)
+        if self.builder.masks and not film["has_mask"]:
+            self.account.films_without_mask.append(row.id)
+        return True
+
+    def close(self) -> None:
+        account = self.account
+        if self.unreadable:
+            account.dropped["the film cannot be read"] = self.unreadable
+        account.sizes, account.modes = dict(self.sizes), dict(self.kinds)
+        if self.not_square:
+            names = shortlist(self.not_square)
+            account.notes.append(f"{len(self.not_square):,} films are not square: {names}")
+        if self.enlarged:
+            account.notes.append(
+                f"{len(self.enlarged):,} films are smaller than {self.size}x{self.size} and were "
+                f"enlarged: {shortlist(self.enlarged)}"
+            )

@@ -1,0 +1,120 @@
+"""Records of prepared films: the TFDS builder that writes them, and the source that reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class FilmBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder of decoded films. A data set's subclass says which labels and masks.
+
+    Pixels are stored as bytes: as a plain Tensor, TFDS would write each one as a variable-length
+    integer, which reads and writes ten times slower. The films are cut into TFDS splits part0000,
+    part0001, ... because TFDS sorts a split in memory and, above 1 GB, through code that needs
+    TensorFlow; joined in order they are the films in the order of the table.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Else TFDS looks for checksums of downloads beside the class's file, by way of a package that
+    # it does not install; there are no downloads.
+    code_path = None
+    HOMEPAGE = ""
+    CITATION = ""
+    labels: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    # Options that decide what is stored; all others are applied when the films are opened.
+    stored: tuple[str, ...] = ()
+
+    def __init__(self, size: int, parts: Sequence[int], films: Iterable, **options: Any):
+        self._size, self._part_sizes, self._films = size, parts, films
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def pixels(channels: int) -> tfds.features.Tensor:
+            shape = (self._size, self._size, channels)
+            return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+
+        features = {
+            "image": pixels(1),
+            "label": tfds.features.Tensor(
+                shape=(len(self.labels),), dtype=np.float32, encoding="bytes"
+            ),
+            "id": tfds.features.Text(),
+        }
+        if self.masks:
+            features["mask"] = pixels(len(self.masks))
+            features["has_mask"] = tfds.features.Scalar(dtype=np.bool_)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        films = iter(self._films)
+        return {
+            f"part{i:04d}": self._generate_examples(films, size)
+            for i, size in enumerate(self._part_sizes)
+        }
+
+    def _generate_examples(self, films: Iterator, size: int) -> Iterator[tuple[int, dict]]:
+        for i in range(size):
+            example = next(films)
+            if example is not None:
+                yield i, example
+
+    # TFDS prints here that it downloads; it does not, and the account says what was done.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class PreparedSource:
+    """Random access to prepared films; can be pickled and read by several threads.
+
+    The arrays of a record are views of the bytes that were read: they cannot be written to.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self._directory = Path(directory)
+        builder = tfds.builder_from_directory(self._directory)
+        self._films = builder.as_data_source(split="+".join(sorted(builder.info.splits)))
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self._films):
+            raise IndexError(f"film {index} of {len(self._films)}")
+        record = self._films[index]
+        record["id"] = record["id"].decode()
+        if "has_mask" in record:
+            record["has_mask"] = bool(record["has_mask"])
+        return record
+
+    def __reduce__(self) -> tuple:
+        return PreparedSource, (self._directory,)
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({self._directory})"
+
+
+def write_records(builder: FilmBuilder, scratch: Path) -> None:
+    """Runs a builder, without TFDS's own progress bars (ours knows how many films are to come)."""
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(download_dir=str(scratch), download_config=config)
+    finally:
+        tfds.enable_progress_bar()
