@@ -16,7 +16,7 @@ from cxrjax.names import suggest
 _DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*(steps?|epochs?)\s*$")
 
 
-def to_steps(duration: str, steps_per_epoch: float, field: str = "duration") -> int:
+def to_steps(duration: str, steps_per_epoch: float | int, field: str = "duration") -> int:
     """'500 steps' or '2.5 epochs' as a number of steps.
 
     Args:
@@ -42,7 +42,7 @@ def to_steps(duration: str, steps_per_epoch: float, field: str = "duration") -> 
 
 
 def make_schedule(
-    options: Mapping[str, Any], peak: float, total_steps: int, steps_per_epoch: float
+    options: Mapping[str, Any], peak: float | int, total_steps: int, steps_per_epoch: float | int
 ) -> optax.Schedule:
     """Learning rate of each optimizer step: a linear warm-up from 0, then the named curve.
 
@@ -90,7 +90,7 @@ def make_optimizer(
     options: Mapping[str, Any],
     schedule_options: Mapping[str, Any],
     total_steps: int,
-    steps_per_epoch: float,
+    steps_per_epoch: float | int,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The gradient transformation of a config, and the learning rate at each batch.
 

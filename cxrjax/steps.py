@@ -44,7 +44,9 @@ class TrainState(train_state.TrainState):
     `batch_stats` is {} for networks without batch norm; `ema_params` is None without EMA.
     """
 
-    params: Any = flax.struct.field(pytree_node=True)  # flax says FrozenDict; init gives a dict
+    # Looser types than flax's: init gives a dict, and trees of other leaves pass through here too.
+    step: Any
+    params: Any = flax.struct.field(pytree_node=True)
     batch_stats: Any = None
     ema_params: Any = None
     ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -239,9 +241,8 @@ def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
     )
 
 
-def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, field: str = "batch_size") -> None:
+def check_batch_size(batch_size: int, devices: int, field: str = "batch_size") -> None:
     """Raises UserError where `batch_size` does not divide among the devices."""
-    devices = mesh.devices.size
     if batch_size < 1 or batch_size % devices:
         raise UserError(
             f"config.{field} = {batch_size} is not divisible by the {devices} devices; "
