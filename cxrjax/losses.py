@@ -57,13 +57,13 @@ def batch_mean(loss: Float[Array, "b"], weight: Float[Array, "b"]) -> Float[Arra
 def bce(
     logits: Float[Array, "b k"],
     labels: Float[Array, "b k"],
-    pos_weight: Float[Array, "k"] | None = None,
+    pos_weight: Float[Array, "k"] | Number | None = None,
 ) -> Float[Array, "b k"]:
     """Binary cross-entropy  -(w y ln s(z) + (1 - y) ln(1 - s(z))),  s the sigmoid.
 
     Args:
       labels: in [0, 1]; NaN = unknown.
-      pos_weight: w, the weight of the positives of each label; 1 by default.
+      pos_weight: w, the weight of the positives, of each label or of all; 1 by default.
     """
     known, labels = _known(labels)
     positive = -labels * jax.nn.log_sigmoid(logits)
@@ -126,7 +126,7 @@ def focal(
 def softmax_ce(
     logits: Float[Array, "b k"],
     labels: Float[Array, "b k"],
-    class_weights: Float[Array, "k"] | None = None,
+    class_weights: Float[Array, "k"] | Number | None = None,
     label_smoothing: Number = 0.0,
 ) -> Float[Array, "b"]:
     """Cross-entropy  -sum_k w_k y'_k ln softmax(z)_k  with  y' = (1 - e) y + e / K.
@@ -370,6 +370,12 @@ def make(name: str, task: str, **options: Any) -> LossFn:
             options[option] = jnp.asarray(value, jnp.float32)
 
     def film_loss(logits: Array, label: Array) -> Array:
+        for option, value in options.items():
+            if isinstance(value, jax.Array) and value.shape != label.shape[-1:]:
+                raise UserError(
+                    f"{option} of loss {name!r} has {value.size} numbers and the data set "
+                    f"{label.shape[-1]} labels"
+                )
         loss = function(logits, label, **options)
         return loss if loss.ndim == 1 else masked_mean(loss, ~jnp.isnan(label), axis=-1)
 
