@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
@@ -52,7 +52,7 @@ def near_pairs(hashes: Iterable[str], distance: int) -> Int64[np.ndarray, "p 2"]
     return np.concatenate(found).astype(np.int64)
 
 
-def join(size: int, pairs: Iterable[tuple[int, int]]) -> Int64[np.ndarray, " n"]:
+def join(size: int, pairs: Iterable[Sequence[int]]) -> Int64[np.ndarray, " n"]:
     """Connected components of films 0..size-1 under `pairs`: the lowest member names the group."""
     parent = list(range(size))
 

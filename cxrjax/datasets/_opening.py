@@ -18,6 +18,7 @@ from cxrjax.datasets._preparation import (
     TABLE,
     check_options,
     read_account,
+    record_sizes,
 )
 from cxrjax.datasets._records import FilmBuilder, PreparedSource
 from cxrjax.datasets.base import Account
@@ -60,6 +61,11 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
     """
     directory, stored = _find(builder, options)
     account = read_account(directory)
+    if record_sizes(directory) != stored["records"]:
+        raise UserError(
+            f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
+            f"delete {directory} and prepare again"
+        )
     table = _read_table(directory / TABLE, builder.labels)
     try:
         source = PreparedSource(directory / RECORDS / builder.name / str(builder.VERSION))
@@ -83,7 +89,10 @@ def _find(
     wanted |= {key: options[key] for key in builder.stored}
     there, fitting = [], []
     for file in sorted(data_dir.glob(f"{builder.name}-*/{OPTIONS}")):
-        stored = json.loads(file.read_text())
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError:
+            raise UserError(f"{file} is damaged: delete its folder and prepare again") from None
         there.append(file.parent.name)
         if options["prepared"] and file.parent.name != options["prepared"]:
             continue

@@ -196,13 +196,24 @@ def prepare(
             account.seconds = round(time.monotonic() - started, 2)
             account.check()
             (partial / ACCOUNT).write_text(account.to_json())
-            facts = {**stored, "fingerprint": digest, "raw_dir": account.raw_dir}
+            facts = {
+                **stored,
+                "fingerprint": digest,
+                "raw_dir": account.raw_dir,
+                "records": record_sizes(partial),
+            }
             (partial / OPTIONS).write_text(json.dumps(facts, indent=1))
             partial.rename(directory)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return account
+
+
+def record_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each record file: what shows that a copy of prepared films is whole."""
+    files = sorted(p for p in (directory / RECORDS).rglob("*") if p.is_file())
+    return {str(p.relative_to(directory)): p.stat().st_size for p in files}
 
 
 def read_account(directory: Path) -> Account:
@@ -280,7 +291,7 @@ class _Tally:
         labels = [f"label:{name}" for name in self.builder.labels]
         return ["id", *columns, *labels, "has_mask", "height", "width", "kind", "phash"]
 
-    def line(self, row: Row, film: Mapping[str, Any]) -> list[str]:
+    def line(self, row: Row, film: Mapping[str, Any]) -> list[str | int]:
         labels = ["" if np.isnan(v) else f"{v:g}" for v in row.label]
         facts = [int(film["has_mask"]), *(film[k] for k in ("height", "width", "kind", "phash"))]
         return [row.id, *row.columns.values(), *labels, *facts]

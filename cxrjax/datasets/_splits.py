@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -21,9 +22,12 @@ def rank(keys: Sequence[str], seed: int) -> list[str]:
     return sorted(set(keys), key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
 
 
-def check_shares(shares: Sequence[float], where: str) -> tuple[float, float, float]:
-    """Train, val and test shares that are positive (val may be 0) and sum to 1."""
-    shares = tuple(float(s) for s in shares)
+def check_shares(shares: Sequence[Any], where: str) -> tuple[float, ...]:
+    """Train, val and test shares as numbers; UserError unless they are >= 0 and sum to 1."""
+    try:
+        shares = tuple(float(s) for s in shares)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {shares!r} are not three numbers") from None
     if len(shares) != 3 or min(shares) < 0 or shares[0] <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"{where}: train, val and test shares must sum to 1, not {shares}")
     return shares

@@ -138,7 +138,7 @@ class Account:
                 parts = [f"{count:,} {what}" for what, count in most_common(counts)]
                 lines.append(f"  {title}: {shortlist(parts)}")
         lines += [f"  note: {note}" for note in self.notes]
-        if self.seconds:
+        if self.seconds and not self.already_prepared:
             rate = self.films_stored / self.seconds
             lines.append(f"  took {self.seconds:.1f} s ({rate:,.0f} films/s)")
         return "\n".join(line for line in lines if line)

@@ -114,7 +114,7 @@ def groups(prepared: Prepared, distance: int) -> Int64[np.ndarray, " n"]:
     compressed or brightened lie within 20 bits, cropped by 1% or annotated ones within 48; two
     films of one patient, or of two, are typically 90-130 apart.
     """
-    pairs = [tuple(pair) for pair in _duplicates.near_pairs(prepared.table["phash"], distance)]
+    pairs = _duplicates.near_pairs(prepared.table["phash"].tolist(), distance).tolist()
     pairs += _duplicates.same_value_pairs(prepared.table["patient_hint"])
     position = {name: i for i, name in enumerate(prepared.table["id"].tolist())}
     if (prepared.directory / DUPLICATES).is_file():
