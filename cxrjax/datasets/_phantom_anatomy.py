@@ -292,6 +292,15 @@ def ring(
     return to_points(side, at[0] + radius * np.cos(t), at[1] + tall * radius * np.sin(t))
 
 
+def within_lung(
+    anatomy: Anatomy, side: int, points: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "n 2"]:
+    """The points (u, v), those outside the lung moved to its border."""
+    a, v = SIGN[side] * points[:, 0], points[:, 1]
+    a = np.clip(a, anatomy.medial[side], np.maximum(wall(anatomy, side, v), 0.1))
+    return to_points(side, a, np.clip(v, apex(anatomy, side, a), dome(anatomy, side, a)))
+
+
 def in_sight(
     rng: np.random.Generator, anatomy: Anatomy, side: int, p: tuple, q: tuple, margin: float
 ) -> tuple[float, float]:

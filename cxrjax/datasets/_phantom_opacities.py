@@ -9,7 +9,6 @@ import numpy as np
 from cxrjax.datasets import _phantom_textures as textures
 from cxrjax.datasets._phantom_anatomy import (
     CM,
-    apex,
     band,
     bell,
     dome,
@@ -21,6 +20,7 @@ from cxrjax.datasets._phantom_anatomy import (
     ring,
     to_points,
     wall,
+    within_lung,
 )
 from cxrjax.datasets._phantom_film import Film
 
@@ -29,20 +29,21 @@ def infiltration(rng, anatomy):
     """Faint, ill-defined patches strewn over a zone of one or both lungs."""
     sides = draw_sides(rng, 0.45)
     zones = [(rng.uniform(0.35, 0.65), rng.uniform(0.25, 0.75)) for _ in range(2)]
-    wide, tall = rng.uniform(0.055, 0.075), rng.uniform(0.07, 0.1)
-    depth = rng.uniform(0.32, 0.55)
+    wide, tall = rng.uniform(0.06, 0.08), rng.uniform(0.09, 0.13)
+    depth = rng.uniform(0.22, 0.42)
     strewn = np.random.default_rng(rng.integers(2**32))
 
     def paint(film: Film) -> list[np.ndarray]:
-        patches = textures.clouds(strewn, film.size, 17)
-        patches = np.minimum(np.maximum(patches * 0.9 + 0.4, 0.0), 1.2)
+        patches = textures.clouds(strewn, film.size, 25)
+        patches = np.minimum(np.maximum(patches * 0.9 + 0.2, 0.0), 1.2)
         outlines = []
         for side in sides:
             lung = film.lungs[side]
             a0, v0 = lung_point(film.anatomy, side, *zones[side])
             zone = bell(lung.a - a0, wide) * bell(lung.v - v0, tall)
             lung.keep *= 1.0 - depth * patches[:, lung.columns] * np.minimum(1.6 * zone, 1.0)
-            outlines.append(ring(side, (a0, v0), 1.5 * wide, tall / wide))
+            outline = ring(side, (a0, v0), 1.5 * wide, tall / wide)
+            outlines.append(within_lung(film.anatomy, side, outline))
         return outlines
 
     return anatomy, paint
@@ -57,7 +58,7 @@ def mass(rng, anatomy):
         (rng.normal(0, 0.32), rng.normal(0, 0.32), rng.uniform(0.65, 0.9))
         for _ in range(int(rng.integers(3)))
     ]
-    solid = rng.uniform(0.85, 1.15)
+    solid = rng.uniform(0.95, 1.35)
 
     def paint(film: Film) -> list[np.ndarray]:
         lung = film.lungs[side]
@@ -70,21 +71,21 @@ def mass(rng, anatomy):
             chord = np.maximum(chord, 2 * CM * np.sqrt(np.maximum(r * r - far, 0.0)))
             outline.append(ring(side, at, r))
         # No more water than there was air to make room for, and a little for the chest wall.
-        lung.add += solid * np.minimum(chord, lung.air * lung.keep + 0.8) * ramp(lung.inside, 0.03)
+        lung.add += solid * np.minimum(chord, lung.air * lung.keep + 1.5) * ramp(lung.inside, 0.03)
         return [np.concatenate(outline)]
 
     return anatomy, paint
 
 
 def nodule(rng, anatomy):
-    """One to three small round spots."""
-    count = 1 + int(rng.random() < 0.45) + int(rng.random() < 0.25)
+    """One to four small round spots."""
+    count = 1 + int(np.sum(rng.random(3) < (0.5, 0.3, 0.2)))
     spots = []
     for _ in range(count):
         side = int(rng.integers(2))
         radius = rng.uniform(0.018, 0.034)
         at = in_sight(rng, anatomy, side, (0.3, 0.88), (0.12, 0.85), radius)
-        spots.append((side, at, radius, rng.uniform(1.4, 2.2)))
+        spots.append((side, at, radius, rng.uniform(1.6, 2.5)))
 
     def paint(film: Film) -> list[np.ndarray]:
         outlines = []
@@ -118,7 +119,7 @@ def pneumonia(rng, anatomy):
         airways = textures.vessels(an.vessels[side] + 5, film.size, lung.a - at, lung.v - height)
         lung.add -= 2.5 * airways * patch * lung.edge * (1.0 - lung.cover)
         lung.clear *= 1.0 - 0.8 * patch
-        return [ring(side, place, wide, tall / wide)]
+        return [within_lung(an, side, ring(side, place, 1.15 * wide, tall / wide))]
 
     return anatomy, paint
 
@@ -146,8 +147,7 @@ def consolidation(rng, anatomy):
         t = np.linspace(0, np.pi, 17)
         a, up = a0 + wide * np.cos(t), tall * np.sin(t)
         v = v0 + tilt * (a - a0) + way * up
-        a = np.clip(a, an.medial[side], wall(an, side, v))
-        return [to_points(side, a, np.clip(v, apex(an, side, a), dome(an, side, a)))]
+        return [within_lung(an, side, to_points(side, a, v))]
 
     return anatomy, paint
 
@@ -180,7 +180,7 @@ def edema(rng, anatomy):
             ladder = ramp(lung.v - foot + 0.02 * lines, 0.003) * ramp(foot - lung.v, 0.003)
             ladder *= band(edge - 0.026, 0.022, 0.01) * lung.edge
             lung.add += dense * line(rung, 0.0028, film.pixel) * ladder
-            outlines.append(ring(side, (a0, v0), 1.4 * wide, tall / wide))
+            outlines.append(within_lung(an, side, ring(side, (a0, v0), 1.4 * wide, tall / wide)))
         return outlines
 
     return anatomy, paint

@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "num_train": 4000,
     "num_val": 500,
     "num_test": 1000,
-    "prevalence": 0.14,  # of a finding, averaged over the fourteen
+    "prevalence": 0.12,  # of a finding, averaged over the fourteen
     "artifacts": 0.0,  # share of films with bright artefacts
 }
 
@@ -53,7 +53,7 @@ _COMMON = np.array([1.2, 0.9, 1.3, 1.3, 1.0, 1.1, 0.9, 1.0, 1.0, 0.9, 0.9, 0.9, 
 # What the findings have in common: being ill at all, a failing heart, an infection, worn lungs.
 _FACTORS = np.array([
     # At  Ca   Ef   In   Ma   No   Pn   Pt   Co   Ed   Em   Fi   PT   He
-    [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.3],
+    [0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3],
     [0.3, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0],
     [0.2, 0.0, 0.3, 0.5, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
     [0.0, 0.0, 0.0, 0.0, 0.4, 0.4, 0.0, 0.4, 0.0, 0.0, 0.4, 0.4, 0.3, 0.0],
