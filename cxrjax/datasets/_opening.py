@@ -61,7 +61,7 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
     """
     directory, stored = _find(builder, options)
     account = read_account(directory)
-    if record_sizes(directory) != stored["records"]:
+    if record_sizes(directory) != stored.get("records"):
         raise UserError(
             f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
             f"delete {directory} and prepare again"

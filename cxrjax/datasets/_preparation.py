@@ -148,10 +148,12 @@ def _only_one(lock: Path) -> Iterator[None]:
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"another process is preparing these films already (it holds {lock})"
             ) from None
+        except OSError:
+            pass  # a file system without locks
         yield
 
 
@@ -178,13 +180,17 @@ def prepare(
     short = hashlib.sha256(json.dumps([stored, digest]).encode()).hexdigest()[:8]
     directory = data_dir / f"{builder.name}-{size}px-{short}"
 
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data_dir {data_dir} cannot be made ({error.strerror})") from None
     with _only_one(data_dir / f".{directory.name}.lock"):
         if directory.exists():
             account = read_account(directory)
             account.already_prepared, account.directory = True, str(directory)
             account.notes += _changed_files(directory, found.files)
             return account
+        _check_space(data_dir, _stored_bytes(builder, len(found.rows), size))
         partial = data_dir / f".preparing-{directory.name}"
         if partial.exists():
             shutil.rmtree(partial)
@@ -208,6 +214,20 @@ def prepare(
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return account
+
+
+def _stored_bytes(builder: type[FilmBuilder], films: int, size: int) -> int:
+    return films * size * size * (1 + len(builder.masks))
+
+
+def _check_space(data_dir: Path, pixels: int) -> None:
+    # Records are compressed: real films to about 0.85 of their pixels, masks to almost nothing.
+    free = shutil.disk_usage(data_dir).free
+    if free < 0.5 * pixels:
+        raise UserError(
+            f"data_dir {data_dir}: these films take up to {pixels / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free: choose another data_dir or a smaller image_size"
+        )
 
 
 def record_sizes(directory: Path) -> dict[str, int]:
@@ -247,7 +267,7 @@ def _write(
     for name, path in found.files.items():
         (partial / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, partial / name)
-    parts = -(-len(rows) * size * size * (1 + len(builder.masks)) // PART_BYTES)
+    parts = -(-_stored_bytes(builder, len(rows), size) // PART_BYTES)
     part_sizes = [len(part) for part in np.array_split(np.arange(len(rows)), parts)]
     workers = options["workers"] or len(os.sched_getaffinity(0))
     tally = _Tally(builder, account, size, patience=min(1000, *part_sizes, len(rows)))
