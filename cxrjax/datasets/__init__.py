@@ -35,7 +35,7 @@ def module(name: str) -> ModuleType:
 
 def _resolve(options: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
     if not options.get("name"):
-        raise UserError("the data set has no name: set data.name, for example 'chestxray14'")
+        raise UserError("the data set has no name: set dataset.name, for example 'chestxray14'")
     found = module(options["name"])
     return found, merge_options(options, found.DEFAULTS)
 
