@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cxrjax.errors import UserError
@@ -60,6 +60,10 @@ def parse(argv):
         fail(error)
     if len(rest) > 1:
         fail(UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value"))
+    if FLAGS["config"].present:
+        path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+        if not os.path.isfile(path):
+            fail(UserError(f"no config file {path}: see configs/, or give a path to your own"))
     return rest
 
 
@@ -67,15 +71,26 @@ def fail(error: Exception) -> None:
     """One line on stderr and exit status 2; the traceback only with CXRJAX_TRACEBACK=1."""
     if os.environ.get("CXRJAX_TRACEBACK"):
         raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+    if "Traceback" in message:  # ml_collections packs the traceback of a config file into its text
+        message = message.splitlines()[-1].removeprefix("cxrjax.errors.UserError: ")
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
 def main(_):
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' INFO lines drown ours
+    # Compiled programs are kept: the second run of a config starts at once.
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/cxrjax/compiled")
+    )
     try:
         mode = FLAGS.mode
+        if mode is None:
+            raise UserError(f"give --mode={'|'.join(MODES)}")
         if mode not in MODES:
-            raise UserError(f"unknown mode {mode!r}" + suggest(str(mode), MODES))
+            raise UserError(f"unknown mode {mode!r}" + suggest(mode, MODES))
         module, _, name = MODES[mode].partition(":")
         function = getattr(importlib.import_module(module), name)
         status = function(**{k: getattr(FLAGS, k) for k in inspect.signature(function).parameters})

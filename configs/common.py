@@ -2,19 +2,23 @@
 
 from ml_collections import ConfigDict
 
-from cxrjax import datasets
+from cxrjax import augment, datasets, losses, models
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
 
-def base(dataset: str, model: str, image_size: int) -> ConfigDict:
+def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDict:
     """A complete supervised experiment.
 
     Args:
       dataset: file name in `cxrjax/datasets`, or a dotted path to a module of one's own.
       model: name for `cxrjax.models.create`, or a dotted path.
       image_size: side of the square films, in pixels.
+      loss: name for `cxrjax.losses.make`, or a dotted path; by default what fits the labels.
     """
+    if not loss:
+        multilabel = datasets.module(dataset).TASK == "multilabel"
+        loss = "bce" if multilabel else "softmax_ce"
     config = ConfigDict()
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
@@ -22,17 +26,16 @@ def base(dataset: str, model: str, image_size: int) -> ConfigDict:
     config.workers = 0  # reading processes; 0 reads in threads, enough for prepared films
     config.threads = 2
 
-    config.model = ConfigDict({"name": model}, allow_dotted_keys=True)
-    config.model.dtype = "float32"  # or 'bfloat16': compute in bf16, weights stay float32
-    config.init_from = ""  # weights to start from
+    config.model = ConfigDict({"name": model, **models.defaults_of(model)})
+    config.init_from = ""  # weights in torch's layout, or the workdir of another run
 
     config.scheme = ConfigDict({"name": "supervised"})
-    config.loss = ConfigDict({"name": "bce"})
+    # None is "" here, because a flag must know a type; 'balanced' weighs by the training labels.
+    options = {k: "" if v is None else v for k, v in losses.defaults_of(loss).items()}
+    config.loss = ConfigDict({"name": loss, **options})
     # Gray films in [0, 1] on the scale of ImageNet's mean over colours.
     config.normalize = ConfigDict({"mean": 0.449, "std": 0.226})
-    config.augment = ConfigDict({"rotate": 0.0, "scale": 0.0, "shift": 0.0, "flip": False,
-                                 "brightness": 0.0, "contrast": 0.0, "gamma": 0.0,
-                                 "cutout": 0.0, "noise": 0.0})
+    config.augment = ConfigDict(dict(augment.DEFAULTS))
 
     config.batch_size = 32  # per step, over all devices
     config.eval_batch_size = 64
@@ -52,6 +55,22 @@ def base(dataset: str, model: str, image_size: int) -> ConfigDict:
         "name": "cosine", "warmup": "1 epoch", "final": 0.0,
         "boundaries": ("10 epochs", "15 epochs"), "factor": 0.1,
     })
+    return config
+
+
+def findings(arg: ConfigDict, model: str) -> ConfigDict:
+    """`base` for the 14 findings on the films of `arg.data`: 'chestxray14' or 'phantom'.
+
+    Args:
+      arg: data, size and split ('' for the data set's default), from `parse`.
+      model: as for `base`.
+    """
+    config = base(arg.data, model, arg.size)
+    if arg.split:
+        config.dataset.split = arg.split
+    if arg.data == "phantom":
+        config.cache_in_memory = True
+        config.train_for = "5 epochs"
     return config
 
 

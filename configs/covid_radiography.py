@@ -7,5 +7,4 @@ def get_config(argument=None):
     arg = common.parse(argument, model="resnet50", size=224, split="grouped")
     config = common.base("covid_radiography", arg.model, arg.size)
     config.dataset.split = arg.split
-    config.loss.name = "softmax_ce"
     return config

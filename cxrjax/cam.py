@@ -71,6 +71,31 @@ def _weighted(
     return jax.nn.relu(maps)
 
 
+def linear_cam(
+    head_fn: HeadFn, features: Float[Array, "b h w d"]
+) -> tuple[Float[Array, "b k h w"], Float[Array, " b"]]:
+    """CAM of a head that is given as a function, and how far it is from adding up.
+
+    A head that is linear in the map has one gradient everywhere; h w times that gradient is the
+    kernel of `cam` (and, where a head weighs places differently, each place has its own).
+
+    Returns:
+      maps, and for each film the largest |mean of the map + head_fn(0) - logit| over the labels: 0
+      up to rounding where CAM explains the logit, larger where the head is not linear (a norm after
+      the pooling, a hidden layer), so that there is no CAM.
+    """
+    logits, gradients = logit_gradients(head_fn, features)
+    places = features.shape[1] * features.shape[2]
+    maps = places * jnp.einsum(
+        "bhwd,kbhwd->bkhw",
+        features.astype(jnp.float32),
+        gradients,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    offset = head_fn(jnp.zeros_like(features, jnp.float32))
+    return maps, jnp.abs(maps.mean((2, 3)) + offset - logits).max(1)
+
+
 def grad_cam(head_fn: HeadFn, features: Float[Array, "b h w d"]) -> Float[Array, "b k h w"]:
     """Grad-CAM of all labels (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 

@@ -191,6 +191,8 @@ def restore_variables(
                 if part in tree
             }
             for name, tree in saved.items()
+            # What has no weights of its own (the teachers of a distillation) predicts nothing.
+            if "params" in tree
         }
         restored = manager.restore(
             step,

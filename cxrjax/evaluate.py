@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import FrozenConfigDict
+from jaxtyping import Float
 from tqdm import tqdm
 
-from cxrjax import checkpoint, datasets, input_pipeline, report, steps
+from cxrjax import bootstrap, datasets, input_pipeline, report, segmentation, steps, writers
 from cxrjax.datasets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.names import resolve_module, suggest
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A restored training.
-
-    Attributes:
-      config: the completed config it was trained with.
-      meta: labels, split, ids trained on, data set facts, versions.
-      states: {network name: EvalState}.
-      step: of the checkpoint.
-      predict: (states, image) -> {name: outputs}, uncompiled, from the scheme.
-    """
-
-    config: Any
-    meta: Mapping[str, Any]
-    states: Mapping[str, steps.EvalState]
-    step: int
-    predict: Any
-
-
-def restore(workdir: str | pathlib.Path | None, which: str = "best") -> Run:
-    """The run that trained in `workdir`, ready to predict.
-
-    Raises:
-      UserError: no workdir, or no such checkpoint in it.
-    """
-    if not workdir:
-        raise UserError("give --workdir=FOLDER of a training")
-    config, meta, variables, step = checkpoint.restore_variables(workdir, which)
-    # JSON has no tuples; the config had.
-    config = FrozenConfigDict(_tuples(config))
-    states = {
-        name: steps.EvalState(
-            params=tree["params"],
-            batch_stats=tree.get("batch_stats", {}),
-            ema_params=tree.get("ema_params"),
-        )
-        for name, tree in variables.items()
-    }
-    scheme = resolve_module("schemes", config.scheme.name)
-    return Run(config, meta, states, step, scheme.make_predict(config))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+from cxrjax.names import suggest
+from cxrjax.trained import Run, restore
 
 
 def open_films(run: Run, data_dir: str | None = None) -> Films:
@@ -95,12 +46,53 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
 def predict_split(
     run: Run, films: Films, split: str, predict: Any, mesh: jax.sharding.Mesh
 ) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
-    """Ids and {network: {output: [N, ...]}} of one split; `predict` from `steps.jit_predict`."""
+    """Ids and {network: {output: [N, ...]}} of one split; `predict` from `steps.jit_predict`.
+
+    Masks come as their scores, see `segmentation.score_batch`.
+    """
     positions, size = films.splits[split], run.config.eval_batch_size
     batches = input_pipeline.eval_batches(films, positions, size, run.config.threads)
     total = -(-len(positions) // size)
     bar = tqdm(batches, total=total, desc=split, unit="batch")
-    return steps.predict_all(predict, run.states, iter(bar), mesh)
+    reduce = segmentation.score_batch if films.masks else None
+    return steps.predict_all(predict, run.states, iter(bar), mesh, reduce)
+
+
+def plot_worst(
+    path: pathlib.Path, run: Run, films: Films, positions: np.ndarray, network: str,
+    dice: Float[np.ndarray, "n m"], predict: Any, mesh: jax.sharding.Mesh, shown: int = 12,
+) -> None:
+    """Film, truth and predicted masks of the films that a network segments worst, worst first.
+
+    Args:
+      path: of the picture.
+      run: as `films` and `predict`, see `predict_split`.
+      positions: of the films in the data set.
+      network: whose masks.
+      dice: of these films, NaN where a film has no mask.
+      shown: how many films.
+    """
+    worst = segmentation.worst_first(dice)[:shown]
+    batches = input_pipeline.eval_batches(
+        films, positions[worst], run.config.eval_batch_size, run.config.threads
+    )
+    truth, images = [], []
+
+    def keep(batch, out):
+        truth.append(batch["mask"] > 0.5)
+        images.append(batch["image"])
+        return out
+
+    def only(states, image):
+        return {network: predict(states, image)[network]}
+
+    ids, outputs = steps.predict_all(only, run.states, batches, mesh, keep)
+    segmentation.plot(
+        path, segmentation.captions(ids, films.masks, dice[worst]), np.concatenate(images),
+        np.concatenate(truth), outputs[network]["mask_logits"] > 0, films.masks,
+        f"{network}: Dice of the {len(worst)} worst of {np.isfinite(dice).all(1).sum():,} films "
+        "with a mask, worst first",
+    )
 
 
 def main(
@@ -155,11 +147,13 @@ def evaluate(
             "epoch": run.step / run.meta["steps_per_epoch"], "trained_with": run.meta["versions"],
             "seed": run.config.seed, "image_size": run.config.image_shape[0],
             "init_from": run.config.init_from, "config": run.config.to_dict(),
+            "convergence": report.convergence(writers.read(workdir), run.meta["steps_per_epoch"]),
         },
         "labels": list(films.labels), "task": films.task, "split": split,
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
         "films": len(ids),
         "intervals": f"bootstrap over {column + 's' if column else 'films'}, 1,000 resamples",
+        "structures": list(films.masks),
         "networks": {
             name: report.judge_network(
                 labels, out["logits"], val_labels, val_outputs[name]["logits"], films.labels,
@@ -168,9 +162,24 @@ def evaluate(
             for name, out in outputs.items()
         },
     }
+    segmented = {name: out for name, out in outputs.items() if "dice" in out}
+    for name, out in segmented.items():
+        judged, own = result["networks"][name], {k: out[k] for k in ("dice", "iou", "hd95")}
+        counts = bootstrap.resample(len(ids), seed=0, cluster=clusters)
+        classes = {n: labels[:, k] == 1 for k, n in enumerate(films.labels)}
+        macro, judged["masks"] = segmentation.judge(
+            own, films.masks, counts, classes if films.task == "multiclass" else None
+        )
+        judged["macro"].update(macro)
     published = getattr(datasets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    report.write(folder, result, ids, labels, logits, published)
+    report.write(folder, result, ids, labels, logits, published, {column: clusters})
+    if segmented:
+        segmentation.write_scores(folder / "masks.csv", ids, films.masks, segmented)
+    for name, out in segmented.items():
+        if np.isfinite(out["dice"]).any():
+            plot_worst(folder / f"masks_{name}.png", run, films, films.splits[split], name,
+                       out["dice"], predict, mesh)
     print(report.headline(result))
     print(f"report: {folder / 'report.md'}")
     return result

@@ -322,6 +322,20 @@ def present(batch: Mapping) -> dict[str, Float[Array, "b"]]:
 _ELEMENTWISE = {"bce": bce, "asl": asymmetric, "focal": focal, "softmax_ce": softmax_ce}
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """Every option of the loss `name` at its default; {} for a dotted path.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if ":" in name:
+        return {}
+    if name not in _ELEMENTWISE:
+        raise UserError(f"unknown loss {name!r}" + names.suggest(name, _ELEMENTWISE))
+    own = list(inspect.signature(_ELEMENTWISE[name]).parameters.values())[2:]
+    return {**{p.name: p.default for p in own}, "ce_weight": 1.0, "dice_weight": 0.0}
+
+
 def make(name: str, task: str, **options: Any) -> LossFn:
     """The loss that `name` stands for, as (outputs, batch) -> (loss f32[B] per film, logs).
 

@@ -48,6 +48,31 @@ def quick_scores(
     return {"loss": loss, "auroc": auroc, "accuracy": accuracy}
 
 
+def convergence(
+    evaluations: Sequence[Mapping[str, Any]], steps_per_epoch: float | int
+) -> dict[str, float]:
+    """{network: the epoch after which its validation loss hardly ever falls below its best}.
+
+    `metrics.convergence_epoch` over the evaluations, told in epochs. A network without any finite
+    validation loss is left out.
+
+    Args:
+      evaluations: rows with `step` and 'val/<network>/loss'; other rows are passed over.
+      steps_per_epoch: of the training.
+    """
+    found = {}
+    names = dict.fromkeys(
+        key.split("/")[1] for row in evaluations for key in row
+        if key.startswith("val/") and key.endswith("/loss")
+    )
+    for name in names:
+        rows = [row for row in evaluations if row.get(f"val/{name}/loss") is not None]
+        losses = [row[f"val/{name}/loss"] for row in rows]
+        if np.isfinite(losses).any():
+            found[name] = rows[metrics.convergence_epoch(losses) - 1]["step"] / steps_per_epoch
+    return found
+
+
 def judge_network(
     labels: Float[np.ndarray, "n k"],
     logits: Float[np.ndarray, "n k"],
@@ -119,6 +144,7 @@ def write(
     labels: Float[np.ndarray, "n k"],
     logits: Mapping[str, Float[np.ndarray, "n k"]],
     published: Sequence[Any] = (),
+    clusters: Mapping[str, np.ndarray | None] | None = None,
 ) -> None:
     """Writes report.md, report.json, predictions.csv and the curves of every network.
 
@@ -130,13 +156,16 @@ def write(
       labels: of the films.
       logits: of every network.
       published: `datasets._published.Published` figures of the data set.
+      clusters: {column: patient or group of each film}, for predictions.csv.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(_finite(report), indent=1) + "\n")
     (folder / "report.md").write_text(markdown(report, published))
     scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
-    write_predictions(folder / "predictions.csv", ids, report["labels"], scores, labels)
+    write_predictions(
+        folder / "predictions.csv", ids, report["labels"], scores, labels, clusters
+    )
     for name, probs in scores.items():
         plot_curves(folder / f"roc_{name}.png", labels, probs, report["labels"], "roc")
         plot_curves(folder / f"pr_{name}.png", labels, probs, report["labels"], "pr")
@@ -168,6 +197,7 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         f"- checkpoint: {run['checkpoint']}, step {run['step']}, epoch {run['epoch']:.1f}; seed "
         f"{run['seed']}; {run['image_size']} px; weights from {run['init_from'] or 'scratch'}",
         f"- trained with {', '.join(f'{k} {v}' for k, v in run['trained_with'].items())}",
+        *_convergence_line(run),
         f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
         "- thresholds: highest F1 on the validation split, applied as they are", "",
     ]
@@ -185,20 +215,31 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
                       *_table(["", *report["labels"]],
                               [[label, *row] for label, row in
                                zip(report["labels"], judged["confusion"])])]
+        if "masks" in judged:
+            lines += ["", *_mask_table(judged), "",
+                      f"Film by film in masks.csv; the worst ones in masks_{name}.png."]
     lines += _published_tables(report, published)
     return "\n".join(lines) + "\n"
 
 
+def _convergence_line(run: Mapping[str, Any]) -> list[str]:
+    if not run.get("convergence"):
+        return []
+    each = ", ".join(f"{name} {epoch:.1f}" for name, epoch in run["convergence"].items())
+    return [f"- convergence (the epoch after which the validation loss hardly ever falls below its "
+            f"best): {each}"]
+
+
 def _macro_table(report: Mapping[str, Any]) -> list[str]:
     networks = report["networks"]
-    keys = [k for k in next(iter(networks.values()))["macro"]
-            if not k.endswith((" low", " high")) and not k.startswith("classes")]
+    every = dict.fromkeys(k for judged in networks.values() for k in judged["macro"])
+    keys = [k for k in every if not k.endswith((" low", " high")) and not k.startswith("classes")]
     rows = []
     for name, judged in networks.items():
         m = judged["macro"]
         cells = [
             f"{_number(m[k])} ({_number(m[k + ' low'])} to {_number(m[k + ' high'])})"
-            if k + " low" in m else _number(m[k]) for k in keys
+            if k + " low" in m else _number(m.get(k)) for k in keys
         ]
         rows.append([name, *cells])
     return _table(["network", *keys], rows)
@@ -212,6 +253,16 @@ def _label_table(judged: Mapping[str, Any]) -> list[str]:
          f"{_number(f['AUROC low'])} to {_number(f['AUROC high'])}",
          *(_number(f[k]) for k in ("AP", "F1", "sensitivity", "specificity", "threshold"))]
         for label, f in judged["per_label"].items()
+    ]
+    return _table(titles, rows)
+
+
+def _mask_table(judged: Mapping[str, Any]) -> list[str]:
+    titles = ["structure", "films with a mask", "Dice", "95% interval", "IoU", "HD95 (pixels)"]
+    rows = [
+        [structure, f["films"], _number(f["Dice"]),
+         f"{_number(f['Dice low'])} to {_number(f['Dice high'])}", _number(f["IoU"]),
+         f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
     ]
     return _table(titles, rows)
 
@@ -276,18 +327,25 @@ def write_predictions(
     names: Sequence[str],
     scores: Mapping[str, Float[np.ndarray, "n k"]],
     labels: Float[np.ndarray, "n k"] | None = None,
+    clusters: Mapping[str, np.ndarray | None] | None = None,
 ) -> None:
-    """One row per film and network: id, network, probabilities, and the labels where given."""
+    """One row per film and network: id, network, probabilities, labels and patient where given.
+
+    Probabilities are written with all their digits, so that figures made from the file are those
+    of the report.
+    """
+    columns = {c: v for c, v in (clusters or {}).items() if v is not None}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         truth = [f"label {n}" for n in names] if labels is not None else []
-        writer.writerow(["id", "network", *names, *truth])
+        writer.writerow(["id", "network", *names, *truth, *columns])
         for network, probs in scores.items():
             for i, film in enumerate(ids):
                 known = []
                 if labels is not None:
                     known = ["" if np.isnan(v) else int(v) for v in labels[i]]
-                writer.writerow([film, network, *(f"{p:.9g}" for p in probs[i]), *known])
+                own = [values[i] for values in columns.values()]
+                writer.writerow([film, network, *map(repr, probs[i].tolist()), *known, *own])
 
 
 def plot_curves(

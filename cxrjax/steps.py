@@ -6,9 +6,14 @@ A scheme (`cxrjax/schemes/<name>.py`) is three functions:
     make_step(config) -> (states, batch, rng) -> (states, logs)
     make_predict(config) -> (states, image) -> {name: outputs}
 
-`config` is the completed config (`train.complete`): beside what the user wrote it carries labels,
-task, masks, steps_per_epoch and total_steps. The random key of step i is fold_in(rng, i), so that a
-resumed run is the same run.
+and, where a scheme wants to know something of the films or of another run before it starts,
+
+    complete(config, films) -> fields to add to the config     (nested dictionaries)
+
+so that the checkpoint, which holds the config, is all that evaluation needs. `config` is the
+completed config (`train.complete`): beside what the user wrote it carries labels, task, masks,
+steps_per_epoch and total_steps. The random key of step i is fold_in(rng, i), so that a resumed run
+is the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
-from cxrjax import augment, losses, models
+from cxrjax import augment, losses, models, warm_start
 from cxrjax.errors import UserError
 from cxrjax.optim import make_optimizer
 
@@ -75,9 +80,14 @@ class EvalState(flax.struct.PyTreeNode):
 
 
 def make_model(config: Any, model_options: Mapping[str, Any]) -> nn.Module:
-    """The network of `model_options` (name and options) for the completed config's labels."""
+    """The network of `model_options` (name and options) for the completed config's labels.
+
+    A network with a decoder is made for as many structures as the films have masks of.
+    """
     options = dict(model_options)
     name = options.pop("name")
+    if "num_masks" in models.defaults_of(name) and not options.get("num_masks"):
+        options["num_masks"] = len(config.masks)
     return models.create(name, len(config.labels), **options)
 
 
@@ -97,10 +107,14 @@ def create_state(
       model_options: name and options of the network; default `config.model`.
       optimizer_options: see `optim.make_optimizer`; default `config.optimizer`.
     """
-    model = make_model(config, dict(model_options or config.model))
+    model_options = dict(model_options or config.model)
+    model = make_model(config, model_options)
     optimizer_options = dict(optimizer_options or config.optimizer)
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
     variables = jax.jit(functools.partial(model.init, train=False))({"params": rng}, image)
+    if config.init_from:
+        name = model_options["name"]
+        variables = warm_start.load(config.init_from, name, config.labels, variables)
     tx, _ = make_optimizer(
         optimizer_options,
         dict(config.schedule),
@@ -133,19 +147,25 @@ def standardize(config: Any, image: Float[Array, "b h w c"]) -> Float[Array, "b 
     return (image - config.normalize.mean) / config.normalize.std
 
 
-def prepare_train(config: Any, rng: Array, batch: Batch) -> dict[str, Array]:
-    """The batch as the networks see it in training: augmented and standardised.
-
-    Film and mask move together. Every scheme calls this once per step, so that all its networks
-    see the same films (Zhang et al., CVPR 2018).
-    """
+def augment_batch(config: Any, rng: Array, batch: Batch) -> dict[str, Array]:
+    """The batch augmented, its films in [0, 1]; film and mask move together."""
     image, mask = augment.augment(
         rng, to_unit(batch["image"]), batch.get("mask"), dict(config.augment)
     )
-    out = {**batch, "image": standardize(config, image)}
+    out = {**batch, "image": image}
     if mask is not None:
         out["mask"] = mask
     return out
+
+
+def prepare_train(config: Any, rng: Array, batch: Batch) -> dict[str, Array]:
+    """The batch as the networks see it in training: augmented and standardised.
+
+    Every scheme calls this once per step, so that all its networks see the same films (Zhang et
+    al., CVPR 2018).
+    """
+    out = augment_batch(config, rng, batch)
+    return {**out, "image": standardize(config, out["image"])}
 
 
 def prepare_eval(config: Any, image: Array) -> Float[Array, "b h w c"]:
@@ -175,6 +195,16 @@ def forward_eval(
     return model.apply({"params": params, "batch_stats": state.batch_stats}, image, train=False)
 
 
+def keys_of(seed: int) -> tuple[Array, Array]:
+    """The two keys that all randomness of a training with this seed follows from.
+
+    Returns:
+      (of the initial weights, of the steps).
+    """
+    init_key, steps_key = jax.random.split(jax.random.key(seed))
+    return init_key, steps_key
+
+
 def step_key(rng: Array, step: Array) -> Array:
     """The random key of step i: fold_in(rng, i)."""
     return jax.random.fold_in(rng, step)
@@ -182,7 +212,7 @@ def step_key(rng: Array, step: Array) -> Array:
 
 def make_loss(config: Any) -> LossFn:
     """The LossFn that `config.loss` names, for the completed config's task."""
-    options = dict(config.loss)
+    options = {k: v for k, v in dict(config.loss).items() if v != ""}  # "" is None in a config
     return losses.make(options.pop("name"), config.task, **options)
 
 
@@ -217,8 +247,9 @@ def update(
 def scan_steps(step: Callable, unroll: bool | None = None) -> Callable:
     """T steps in one compiled call: (states, batches[T, ...], rng) -> (states, logs[T]).
 
-    On the CPU the loop is unrolled, because a convolution's gradient inside a while loop runs many
-    times slower there than outside it; elsewhere it stays rolled, so that it compiles once.
+    On the CPU the steps are written out one after the other, because a convolution's gradient
+    inside `lax.scan` runs many times slower there than outside it (even with `unroll=True`);
+    elsewhere the loop stays rolled, so that it compiles once.
 
     Args:
       step: (states, batch, rng) -> (states, logs).
@@ -227,10 +258,17 @@ def scan_steps(step: Callable, unroll: bool | None = None) -> Callable:
     if unroll is None:
         unroll = jax.default_backend() == "cpu"
 
-    def run(states, batches, rng):
-        return jax.lax.scan(lambda s, b: step(s, b, rng), states, batches, unroll=unroll)
+    def rolled(states, batches, rng):
+        return jax.lax.scan(lambda s, b: step(s, b, rng), states, batches)
 
-    return run
+    def written_out(states, batches, rng):
+        logs = []
+        for i in range(jax.tree.leaves(batches)[0].shape[0]):
+            states, log = step(states, jax.tree.map(lambda x, i=i: x[i], batches), rng)
+            logs.append(log)
+        return states, jax.tree.map(lambda *x: jnp.stack(x), *logs)
+
+    return written_out if unroll else rolled
 
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
@@ -303,6 +341,7 @@ def predict_all(
     states: States,
     batches: Iterator[tuple[Mapping[str, np.ndarray], list[str]]],
     mesh: jax.sharding.Mesh,
+    reduce: Callable | None = None,
 ) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
     """Predictions for every film, padding removed.
 
@@ -311,6 +350,8 @@ def predict_all(
       states: what it takes.
       batches: pairs of a padded host batch (image, weight, ...) and the ids of its real films.
       mesh: where it runs.
+      reduce: (batch, {key: [B, ...]}) -> {key: [B, ...]} for what is too large to keep of every
+        film; called on the host for each network and batch, padding removed.
 
     Returns:
       The ids in order, and {name: {key: [N, ...]}}.
@@ -321,8 +362,11 @@ def predict_all(
         real = np.asarray(batch["weight"]) > 0
         outputs = predict(states, shard_whole(batch["image"], mesh))
         for name, out in outputs.items():
-            for key, value in out.items():
-                parts.setdefault(name, {}).setdefault(key, []).append(np.asarray(value)[real])
+            kept = {key: np.asarray(value)[real] for key, value in out.items()}
+            if reduce is not None:
+                kept = reduce({key: np.asarray(value)[real] for key, value in batch.items()}, kept)
+            for key, value in kept.items():
+                parts.setdefault(name, {}).setdefault(key, []).append(value)
         ids.extend(batch_ids)
     joined = {n: {k: np.concatenate(v) for k, v in out.items()} for n, out in parts.items()}
     return ids, joined

@@ -6,6 +6,7 @@ Where the weights come from, in this order: the workdir's latest checkpoint (the
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -21,7 +22,16 @@ from clu import parameter_overview
 from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
-from cxrjax import checkpoint, datasets, input_pipeline, report, steps, writers
+from cxrjax import (
+    checkpoint,
+    datasets,
+    input_pipeline,
+    metrics,
+    report,
+    segmentation,
+    steps,
+    writers,
+)
 from cxrjax.datasets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import resolve_module
@@ -46,7 +56,7 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
     positions = films.splits["train"]
     if not len(positions):
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks
@@ -67,6 +77,9 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
         if config.loss.get("class_weights") == "balanced":
             counts = np.maximum(input_pipeline.labels_of(films, positions).sum(0), 1)
             config.loss.class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
+        scheme = resolve_module("schemes", config.scheme.name)
+        if hasattr(scheme, "complete"):
+            config.update(scheme.complete(config, films))
     if config.augment.get("flip") and not films.allow_flip:
         logging.warning(
             "config.augment.flip mirrors films although the side matters for %s",
@@ -160,10 +173,15 @@ class Validation:
         batches = input_pipeline.eval_batches(
             self._films, self._positions, self._config.eval_batch_size, self._config.threads
         )
-        ids, outputs = steps.predict_all(self._predict, states, batches, self._mesh)
+        only_dice = functools.partial(segmentation.score_batch, figures=("dice",))
+        ids, outputs = steps.predict_all(
+            self._predict, states, batches, self._mesh, only_dice if self._films.masks else None
+        )
         scores = {}
         for name, out in outputs.items():
             summary = report.quick_scores(self._labels, out["logits"], self._config.task)
+            if "dice" in out:
+                summary["dice"] = metrics.mean_counted(out["dice"])[0]
             scores.update({f"val/{name}/{k}": v for k, v in summary.items()})
         return scores, {"ids": np.asarray(ids), **{n: o["logits"] for n, o in outputs.items()}}
 
@@ -224,7 +242,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
         films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
         config.threads, config.workers,
     )
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    init_key, step_key = steps.keys_of(config.seed)
     sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
     states = steps.replicate(scheme.init(config, init_key, sample), mesh)
     checkpoints = checkpoint.Checkpoints(workdir)
@@ -311,6 +329,9 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
         checkpoints.close()
         writer.close()
     if step >= config.total_steps:
+        converged = report.convergence(history["evaluations"], config.steps_per_epoch)
+        each = ", ".join(f"{name} {epoch:.1f}" for name, epoch in converged.items())
+        print(f"convergence at epoch: {each} (of {step / config.steps_per_epoch:.1f})")
         print(
             f"done: {step} steps, best {config.monitor} {abs(history['best']):.4f} at step "
             f"{history['best_step']}, {clock.films_per_second:.0f} films/s, waiting for data "

@@ -1,7 +1,7 @@
 """Weights in torch's layout into Flax variables and back, loudly.
 
-The map of names is a chain of substitutions per family, from our path ("encoder/stage1/block2/conv1")
-to torch's module ("layer1.1.conv1"), so it holds for any width, depth, number of classes and input.
+The map of names is a chain of substitutions per family, from our path to torch's module
+("encoder/stage1/block2/conv1" -> "layer1.1.conv1"): it holds for any width, depth, input and head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Float
 
 from cxrjax import names
 from cxrjax.errors import UserError
@@ -256,7 +255,7 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return out
 
 
-def _as_float32(tensor: Any) -> Float[np.ndarray, "..."]:
+def _as_float32(tensor: Any) -> np.ndarray:
     if hasattr(tensor, "detach"):
         # Through float32, because numpy has no bfloat16.
         tensor = tensor.detach().cpu().float().numpy()

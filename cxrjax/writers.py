@@ -45,9 +45,9 @@ class Writer:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line cut off by a kill is left out."""
-    rows = []
-    for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
+    """The rows of `metrics.jsonl` (none without it); a last line cut off by a kill is left out."""
+    path, rows = pathlib.Path(workdir) / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

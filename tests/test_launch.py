@@ -39,7 +39,8 @@ def test_without_flags_a_help_with_three_examples():
         (["--mode=train", "--config=configs/phantom.py:resnet18,sise=3"], "did you mean 'size'"),
         (["--mode=evaluate"], "--workdir"),
         (["--mode=evaluate", "--workdir=nowhere"], "nowhere"),
-        (["train"], "--mode"),
+        (["train"], "--name=value"),
+        (["--workdir=runs/a"], "--mode="),
     ],
 )
 def test_typos_end_in_one_line(flags, words):
@@ -55,10 +56,11 @@ def test_typos_end_in_one_line(flags, words):
 LEVELS = [
     {"errors", "names"},
     {"losses", "metrics", "bootstrap", "groups", "cam", "localization", "augment", "preprocess",
-     "dicom", "optim"},
+     "dicom", "optim", "checkpoint"},
     {"models", "weights", "datasets"},
+    {"warm_start"},
     {"steps"},
-    {"schemes", "input_pipeline", "checkpoint", "writers", "report"},
+    {"schemes", "input_pipeline", "writers", "report", "trained"},
     {"train", "evaluate"},
 ]
 

@@ -81,8 +81,7 @@ def test_report_holds_what_it_should(finished, tmp_path):
 
 def test_resumed_run_is_the_run_that_never_stopped(tmp_path):
     config = toy_config()
-    with config.unlocked():
-        config.model.dropout = 0.3
+    config.model.dropout = 0.3
     config.augment.rotate = 10.0
     config.optimizer.ema_decay = 0.9
     train.train(config, tmp_path / "whole")

@@ -74,6 +74,5 @@ class Net(nn.Module):
         return {"logits": logits.astype(jnp.float32), "features": features}
 
 
-def create(num_classes, **options):
-    options.pop("dtype", None)
-    return Net(num_classes, **options)
+def create(num_classes, *, width=8, dropout=0.0):
+    return Net(num_classes, width, dropout)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from cxrjax.datasets._preparation import (
-    FORMAT,
     OPTIONS,
     RECORDS,
     TABLE,
     check_options,
+    pixel_options,
     read_account,
     record_sizes,
 )
@@ -49,7 +49,9 @@ class Prepared:
         return {
             "prepared": self.directory.name,
             "fingerprint": self.stored["fingerprint"],
-            "preprocessing": {"image_size": self.stored["size"], "fit": self.stored["fit"]},
+            "preprocessing": {
+                key: self.stored[key] for key in ("size", "fit", "remove_artifacts")
+            },
         }
 
 
@@ -85,7 +87,7 @@ def _find(
     builder: type[FilmBuilder], options: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any]]:
     data_dir, size = check_options(options)
-    wanted = {"format": FORMAT, "size": size, "fit": options["fit"]}
+    wanted = pixel_options(size, options)
     wanted |= {key: options[key] for key in builder.stored}
     there, fitting = [], []
     for file in sorted(data_dir.glob(f"{builder.name}-*/{OPTIONS}")):

@@ -44,8 +44,8 @@ def _stroke(gray: np.ndarray, points: np.ndarray, width: float, level: float) ->
         along = ((x - start[0]) * d[0] + (y - start[1]) * d[1]) / max(float(d @ d), 1e-12)
         along = np.clip(along, 0, 1)
         far = np.hypot(x - start[0] - along * d[0], y - start[1] - along * d[1])
-        # A wire thinner than a pixel covers a part of it only.
-        cover = ramp(0.5 * width - far, pixel) if width > pixel else (
+        # Metal and printed letters end within a pixel; a thinner wire covers a part of one only.
+        cover = ramp(0.5 * width - far, 0.6 * pixel) if width > pixel else (
             np.maximum(1.0 - far * size, 0.0) * (width * size)
         )
         _paint(gray, rows, columns, cover, level)
@@ -79,7 +79,7 @@ def _pacemaker(rng: np.random.Generator, film: Film, gray: np.ndarray) -> None:
     rows, columns, (px, py) = _window(centre[None], 0.06, film.size)
     dx, dy = np.abs(px - centre[0]) / half[0], np.abs(py - centre[1]) / half[1]
     inside = (1.0 - (dx**4 + dy**4) ** 0.25) * half.min()
-    _paint(gray, rows, columns, ramp(inside, 0.003 + 1 / film.size), 250.0)
+    _paint(gray, rows, columns, ramp(inside, 0.6 / film.size), 250.0)
 
 
 def _tube(rng: np.random.Generator, film: Film, gray: np.ndarray) -> None:

@@ -31,7 +31,9 @@ PART_BYTES = 256 << 20
 SMALLEST = 16  # pixels; a smaller picture is an icon, not a film
 TABLE, ACCOUNT, OPTIONS, RECORDS = "films.csv", "account.json", "options.json", "records"
 # Options that every prepared data set has beside the common ones.
-DEFAULTS = {"fit": "stretch", "workers": 0, "prepared": ""}
+# `remove_artifacts` acts on the original film, before it is made smaller: its width limit is in
+# pixels of a film of about 1,000.
+DEFAULTS = {"fit": "stretch", "remove_artifacts": False, "workers": 0, "prepared": ""}
 
 
 def ordered_map(function: Callable, items: Iterable, workers: int) -> Iterator:
@@ -53,7 +55,7 @@ def ordered_map(function: Callable, items: Iterable, workers: int) -> Iterator:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def decode(row: Row, size: int, fit: str) -> dict[str, Any]:
+def decode(row: Row, size: int, fit: str, clean: bool = False) -> dict[str, Any]:
     """One film ready to be stored, and what is worth knowing about it.
 
     Returns:
@@ -75,7 +77,8 @@ def decode(row: Row, size: int, fit: str) -> dict[str, Any]:
         why = f"{film.shape[1]}x{film.shape[0]} pixels are too few for a film"
         done["trouble"].append((str(row.film) if isinstance(row.film, Path) else row.id, why))
         return done
-    done["image"] = preprocess.resize(film, size, fit)[..., None]
+    shown = preprocess.remove_bright_artifacts(film) if clean else film
+    done["image"] = preprocess.resize(shown, size, fit)[..., None]
     done["phash"] = perceptual_hash(film)
     if row.masks:
         masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
@@ -142,6 +145,12 @@ def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
     return Path(options["data_dir"]).expanduser(), size
 
 
+def pixel_options(size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the pixels of prepared films, as stored beside them."""
+    cleaned = bool(options["remove_artifacts"])
+    return {"format": FORMAT, "size": size, "fit": options["fit"], "remove_artifacts": cleaned}
+
+
 @contextlib.contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
     """Holds `lock`; the system lets go of it when the process ends, however it ends."""
@@ -175,7 +184,7 @@ def prepare(
     started = time.monotonic()
     found = scan(options)
     stored = {key: options[key] for key in builder.stored}
-    stored = {"format": FORMAT, "size": size, "fit": options["fit"], **stored, **found.resolved}
+    stored = {**pixel_options(size, options), **stored, **found.resolved}
     digest = fingerprint(found.rows)
     short = hashlib.sha256(json.dumps([stored, digest]).encode()).hexdigest()[:8]
     directory = data_dir / f"{builder.name}-{size}px-{short}"
@@ -278,7 +287,9 @@ def _write(
         writer.writerow(tally.header(rows))
 
         def films() -> Iterator[dict[str, Any] | None]:
-            decoded = ordered_map(lambda row: decode(row, size, options["fit"]), rows, workers)
+            clean = bool(options["remove_artifacts"])
+            fit = options["fit"]
+            decoded = ordered_map(lambda row: decode(row, size, fit, clean), rows, workers)
             bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films", mininterval=0.5)
             for row, film in bar:
                 if tally.add(row, film):

@@ -29,6 +29,25 @@ def options_of(factory: Callable[..., nn.Module]) -> list[str] | None:
     return [p.name for p in parameters if p.name != "num_classes"]
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """Every option of the network `name` at its default; those of a dotted path too.
+
+    Raises:
+      UserError: unknown name.
+    """
+    parameters = inspect.signature(_factory(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if ":" in name:
+        return names.resolve_path(name)
+    known = factories()
+    if name not in known:
+        raise UserError(f"unknown model {name!r}" + names.suggest(name, known))
+    return known[name]
+
+
 def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The network called `name`, with `num_classes` logits.
 
@@ -47,13 +66,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, not {num_classes}")
-    if ":" in name:
-        factory = names.resolve_path(name)
-    else:
-        known = factories()
-        if name not in known:
-            raise UserError(f"unknown model {name!r}" + names.suggest(name, known))
-        factory = known[name]
+    factory = _factory(name)
     accepted = options_of(factory)
     unknown = [] if accepted is None else [o for o in options if o not in accepted]
     if unknown:

@@ -97,9 +97,10 @@ class TransBlock(nn.Module):
     def __call__(self, x: Tokens, train: bool) -> Tokens:
         y = LayerNorm(EPS, self.dtype, name="norm1")(x)
         y = Attention(self.heads, self.dtype, name="attention")(y)
-        x = x + DropPath(self.drop_path)(y, train)
+        x = x + DropPath(self.drop_path, name="drop_path1")(y, train)
         y = LayerNorm(EPS, self.dtype, name="norm2")(x)
-        return x + DropPath(self.drop_path)(Mlp(self.dtype, name="mlp")(y), train)
+        y = Mlp(self.dtype, name="mlp")(y)
+        return x + DropPath(self.drop_path, name="drop_path2")(y, train)
 
 
 class Down(nn.Module):

@@ -38,7 +38,8 @@ class Block(nn.Module):
         y = layers.gelu(Dense(4 * c, dtype=self.dtype, name="expand")(y))
         y = Dense(c, dtype=self.dtype, name="project")(y)
         scale = self.param("layer_scale", nn.initializers.constant(LAYER_SCALE), (c,))
-        return x + DropPath(self.drop_path)(y * scale.astype(self.dtype), train)
+        y = y * scale.astype(self.dtype)
+        return x + DropPath(self.drop_path, name="drop_path")(y, train)
 
 
 class Stage(nn.Module):

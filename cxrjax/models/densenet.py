@@ -1,4 +1,4 @@
-"""DenseNet-121 and DenseNet-169 (Huang et al. 2017, arXiv:1608.06993), as torchvision defines them."""
+"""DenseNet-121 and -169 (Huang et al. 2017, arXiv:1608.06993), as torchvision defines them."""
 
 from __future__ import annotations
 

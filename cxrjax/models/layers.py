@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from cxrjax.errors import UserError
 
-Moments = tuple[Float[Array, " c"], Float[Array, " c"]]
+Moments = tuple[Float[Array, " _"], Float[Array, " _"]]
 
 # He et al. 2015 (arXiv:1502.01852), the mode that ResNets are trained from.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -73,6 +73,14 @@ def _pad(x: Array, before: int, after: int, value: float = 0.0) -> Array:
     return jnp.pad(x, sides, constant_values=value)
 
 
+def _cells(x: Array, size: int) -> Array:
+    """[b, h, w, c] -> [b, h // size, w // size, size * size * c]; what is left over is dropped."""
+    b, h, w, c = x.shape
+    h, w = h // size, w // size
+    x = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
+    return jnp.moveaxis(x, 2, 3).reshape(b, h, w, size * size * c)
+
+
 def _tap_convolution(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     """A convolution as one matrix product per kernel position."""
     k = kernel.shape[0]
@@ -121,8 +129,9 @@ depthwise_by_taps.defvjp(_depthwise_forward, _depthwise_backward)
 class Conv(nn.Module):
     """A square convolution, torch-padded (`kernel // 2` on both sides unless `padding` is given).
 
-    A 1x1 convolution is a matrix product. On the CPU two more cases leave XLA's convolution: a map
-    smaller than the kernel (there the compiler swaps the operands and then falls back to plain
+    A 1x1 convolution and one of separate patches (stride = kernel, no padding) are matrix products.
+    On the CPU two more cases leave XLA's convolution: a 3x3 one whose result is smaller than 3x3
+    (there the compiler swaps the operands, finds no fast path for that and falls back to plain
     loops, a hundred times slower) and depthwise convolutions.
     """
 
@@ -141,7 +150,7 @@ class Conv(nn.Module):
         pad = k // 2 if self.padding is None else self.padding
         inputs = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (k, k, inputs, self.features))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
         smallest = min((n + 2 * pad - k) // s + 1 for n in x.shape[1:3])
         if smallest < 1:
             raise UserError(
@@ -150,9 +159,11 @@ class Conv(nn.Module):
             )
         if self.depthwise and on_cpu() and s == 1:
             y = depthwise_by_taps(x, kernel)
-        elif k == 1 and not self.depthwise:
+        elif k == 1 and pad == 0 and not self.depthwise:
             y = x[:, ::s, ::s] @ kernel[0, 0]
-        elif not self.depthwise and on_cpu() and smallest < k:
+        elif k == s and pad == 0 and not self.depthwise:
+            y = _cells(x, k) @ kernel.reshape(-1, self.features)
+        elif k == 3 and smallest < 3 and not self.depthwise and on_cpu():
             y = _tap_convolution(x, kernel, s, pad)
         else:
             y = lax.conv_general_dilated(
@@ -164,7 +175,8 @@ class Conv(nn.Module):
                 feature_group_count=self.features if self.depthwise else 1,
             )
         if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + jnp.asarray(bias, self.dtype)
         return y
 
 
@@ -248,7 +260,8 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b {self.features}"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
+        return x @ kernel + bias
 
 
 class DropPath(nn.Module):
@@ -258,7 +271,7 @@ class DropPath(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b *rest"], train: bool) -> Float[Array, "b *rest"]:
+    def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b ..."]:
         if not train or self.rate == 0:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)

@@ -42,7 +42,7 @@ class Block(nn.Module):
         if x.shape[-1] != out or self.stride != 1:
             x = Conv(out, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_norm")(x, train)
-        return nn.relu(x + DropPath(self.drop_path)(y, train))
+        return nn.relu(x + DropPath(self.drop_path, name="drop_path")(y, train))
 
 
 class Stage(nn.Module):
