@@ -1,0 +1,188 @@
+"""Heat maps of a restored run: any of its networks, any method, all labels in one compiled call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict, FrozenConfigDict
+from PIL import Image
+
+from cxrjax import cam, heads, localization, report, steps
+from cxrjax.errors import UserError
+from cxrjax.trained import Run
+from cxrjax.names import resolve_module, suggest
+
+METHODS = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "cam": "CAM",
+    "occlusion": "occlusion",
+}
+FINE = 256  # pixels along a side of the maps that boxes are found on
+GRID = 14  # cells along a side of the film in occlusion
+BATCH = 16  # gradients of all labels are held at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """One film, explained.
+
+    Attributes:
+      name: of the film.
+      probabilities: of the K labels.
+      heat: a map per label on the network's square; above zero speaks for the label.
+      mask: probability of each structure on the network's square, None without a decoder.
+    """
+
+    name: str
+    probabilities: Float[np.ndarray, " k"]
+    heat: Float[np.ndarray, "k h w"]
+    mask: Float[np.ndarray, "s s m"] | None = None
+
+
+def choose_network(run: Run, network: str | None = None) -> str:
+    """The answer to explain: the one asked for, else what the run merges its networks to.
+
+    Raises:
+      UserError: the run has no such answer, or it does not know all labels.
+    """
+    image = jax.ShapeDtypeStruct((1, *run.config.image_shape), np.uint8)
+    shapes = jax.eval_shape(run.predict, run.states, image)
+    labels = len(run.meta["labels"])
+    known = [n for n, out in shapes.items() if out["logits"].shape[-1] == labels]
+    if network:
+        if network not in known:
+            raise UserError(f"no network {network!r} in this run" + suggest(network, known))
+        return network
+    merged = [n for n in known if n not in run.states]
+    return (merged or known)[0]
+
+
+def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """(states, image u8[b,s,s,1]) -> {logits f32[b,k], heat f32[b,k,h,w], ...}, compiled.
+
+    With 'cam' comes `gap` f32[b] (see `cam.linear_cam`), with a decoder `mask_logits`.
+
+    An answer that has no `features` of its own is merged out of the other networks': its maps are
+    the sums of theirs, each by the gradient of the merged logit.
+
+    Raises:
+      UserError: unknown method, or (when called) a network without a last map to explain by.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}" + suggest(method, METHODS))
+
+    def by_occlusion(states: Any, image: jax.Array) -> dict[str, jax.Array]:
+        image = steps.to_unit(image)
+        outputs = run.predict(states, image)[network]
+        heat = cam.occlusion(lambda x: run.predict(states, x)[network]["logits"], image, GRID)
+        kept = {k: outputs[k] for k in ("logits", "mask_logits") if k in outputs}
+        return {**kept, "heat": heat}
+
+    def by_features(states: Any, image: jax.Array) -> dict[str, jax.Array]:
+        def forward(x):
+            outputs = run.predict(states, x)
+            out = outputs[network]
+            maps = [out] if "features" in out else [o for o in outputs.values() if "features" in o]
+            maps = [f for o in maps for f in jax.tree.leaves(o["features"])]
+            return out["logits"], maps, {k: out[k] for k in ("mask_logits",) if k in out}
+
+        logits, maps, head_fns, more = heads.cut(forward, steps.to_unit(image))
+        pairs = [(m, h) for m, h in zip(maps, head_fns) if h is not None]
+        if not pairs:
+            raise UserError(
+                f"the network {network!r} does not compute its logits from the `features` in its "
+                "outputs, so that they cannot explain it: use --method=occlusion"
+            )
+        if method == "cam":
+            found, gaps = zip(*(cam.linear_cam(h, m) for m, h in pairs))
+            more["gap"] = jnp.stack(gaps).max(0)
+        else:
+            found = [getattr(cam, method)(h, m) for m, h in pairs]
+        size = tuple(max(f.shape[a] for f in found) for a in (2, 3))
+        heat = sum(f if f.shape[2:] == size else cam.upsample(f, size) for f in found)
+        return {**more, "logits": logits, "heat": heat}
+
+    return jax.jit(by_occlusion if method == "occlusion" else by_features)
+
+
+def explain(
+    run: Run,
+    compiled: Callable[[Any, Any], Mapping[str, jax.Array]],
+    states: Any,
+    films: Iterable[tuple[str, UInt8[np.ndarray, "s s 1"]]],
+    size: int = BATCH,
+) -> Iterator[Explanation]:
+    """Explains named films (as the network takes them) in order, `size` at a time.
+
+    Raises:
+      UserError: CAM was asked of a network that has none.
+    """
+    waiting: list[tuple[str, np.ndarray]] = []
+    for film in films:
+        waiting.append(film)
+        if len(waiting) == size:
+            yield from _explain_batch(run, compiled, states, waiting, size)
+            waiting = []
+    if waiting:
+        yield from _explain_batch(run, compiled, states, waiting, size)
+
+
+def _explain_batch(run, compiled, states, films, size):
+    image = np.stack([film for _, film in films])
+    image = np.concatenate([image, np.repeat(image[:1], size - len(image), axis=0)])
+    out = {k: np.asarray(v)[: len(films)] for k, v in compiled(states, image).items()}
+    if "gap" in out and (out["gap"] > 1e-3 * (1 + np.abs(out["logits"]).max(1))).any():
+        raise UserError(
+            "this network has no CAM: its logits are not linear in its last map (ConvNeXt has a "
+            "norm after the pooling, others a hidden layer); use --method=grad_cam"
+        )
+    probabilities = report.probabilities(out["logits"], run.meta["task"])
+    for i, (name, _) in enumerate(films):
+        mask = None
+        if "mask_logits" in out:
+            mask = 1 / (1 + np.exp(-out["mask_logits"][i].astype(np.float32)))
+        yield Explanation(name, probabilities[i], out["heat"][i], mask)
+
+
+def fresh_states(run: Run, seed: int) -> Any:
+    """The run's networks with new random weights: what a heat map shows without any training.
+
+    The control of Adebayo et al., NeurIPS 2018 (all layers randomised at once).
+    """
+    config = ConfigDict(run.config)
+    config.init_from = ""
+    scheme = resolve_module("schemes", config.scheme.name)
+    sample = {"image": np.zeros((1, *run.config.image_shape), np.uint8)}
+    states = scheme.init(FrozenConfigDict(config), jax.random.key(seed), sample)
+    return {
+        name: steps.EvalState(params=states[name].params, batch_stats=states[name].batch_stats)
+        for name in run.states
+    }
+
+
+def enlarge(heat: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "size size"]:
+    """A map on `size` x `size` pixels: `cam.upsample` on the host."""
+    image = Image.fromarray(np.ascontiguousarray(heat, np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def regions(
+    heat: Float[np.ndarray, "h w"], threshold: float = 0.5
+) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "2"]]:
+    """Boxes of a map, largest region first, and its highest point (x, y; NaN if it is flat).
+
+    Both are fractions of the network's square. The map is enlarged first, so that neither jumps
+    from cell to cell.
+    """
+    fine = enlarge(heat, FINE)
+    return (
+        cam.boxes(fine, threshold, size=(1, 1)),
+        localization.peaks(fine[None], size=(1, 1))[0],
+    )
