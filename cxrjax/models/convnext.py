@@ -121,9 +121,7 @@ class Encoder(nn.Module):
         return tuple(first * 2**i for i in range(len(self.depths)))
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool
-    ) -> list[Float[Array, "b _ _ _"]]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
         rates = layers.drop_path_rates(self.drop_path, sum(self.depths))
         maps = []
         for i, depth in enumerate(self.depths):

@@ -111,9 +111,7 @@ class Encoder(nn.Module):
         return (first[0], *(first[1] * 2**i for i in range(len(self.depths))))
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool
-    ) -> list[Float[Array, "b _ _ _"]]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
         x = Stem(self.width, self.small_stem, self.dtype, layers.he_fan_in, name="stem")(x, train)
         maps = [x]
         if not self.small_stem:

@@ -116,9 +116,7 @@ def _depthwise_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Ar
     x, kernel = saved
     k = kernel.shape[0]
     views = _taps(_pad(x, k // 2, k // 2), x.shape[1:3], k, 1)
-    rows = [
-        jnp.stack([jnp.sum(v * g, (0, 1, 2), dtype=jnp.float32) for v in row]) for row in views
-    ]
+    rows = [jnp.stack([jnp.sum(v * g, (0, 1, 2), dtype=jnp.float32) for v in row]) for row in views]
     d_kernel = jnp.stack(rows)[:, :, None].astype(kernel.dtype)
     return _tap_depthwise(g, kernel[::-1, ::-1]), d_kernel
 

@@ -97,9 +97,7 @@ class Encoder(nn.Module):
         return (first[0], *(first[1] * 2**i for i in range(len(self.depths))))
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool
-    ) -> list[Float[Array, "b _ _ _"]]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
         x = Stem(self.width, self.small_stem, self.dtype, name="stem")(x, train)
         maps = [x]
         if not self.small_stem:
@@ -156,9 +154,7 @@ def resnet18(
     depths: tuple[int, ...] = (2, 2, 2, 2),
 ) -> Classifier:
     """ResNet-18: 11,689,512 parameters for 1,000 classes and 3 channels."""
-    return _resnet(
-        num_classes, depths, False, width, small_stem, drop_path, dropout, remat, dtype
-    )
+    return _resnet(num_classes, depths, False, width, small_stem, drop_path, dropout, remat, dtype)
 
 
 def resnet50(
@@ -173,6 +169,4 @@ def resnet50(
     depths: tuple[int, ...] = (3, 4, 6, 3),
 ) -> Classifier:
     """ResNet-50: 25,557,032 parameters for 1,000 classes and 3 channels."""
-    return _resnet(
-        num_classes, depths, True, width, small_stem, drop_path, dropout, remat, dtype
-    )
+    return _resnet(num_classes, depths, True, width, small_stem, drop_path, dropout, remat, dtype)

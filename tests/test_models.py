@@ -1,0 +1,529 @@
+"""The networks' layers against hand-computed numbers and slow references, and what they promise."""
+
+import functools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxrjax import models
+from cxrjax.errors import UserError
+from cxrjax.models import convnext, densenet, layers, resnet
+
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "densenet121": 7_978_856,
+    "densenet169": 14_149_480,
+    "convnext_tiny": 28_589_128,
+    "conformer_tiny": 23_524_704,
+    "conformer_small": 37_673_424,
+}
+TINY = {
+    "resnet18": {"width": 8, "depths": (1, 1, 1)},
+    "densenet121": {"width": 8, "growth": 4, "depths": (2, 1, 2)},
+    "convnext_tiny": {"width": 8, "depths": (1, 1, 1)},
+    "conformer_tiny": {"width": 8, "depth": 6, "embed_dim": 16, "heads": 2},
+}
+KEY = jax.random.key(0)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def filled(net: nn.Module, *inputs, seed: int = 1) -> dict:
+    """Variables away from their initial zeros and ones, so that every parameter matters."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, x):
+        noise = rng.standard_normal(x.shape)
+        leaf = path[-1].key
+        if leaf == "kernel":
+            return np.float32(noise * np.prod(x.shape[:-1]) ** -0.5)
+        return np.float32(leaf in ("scale", "var", "layer_scale")) + np.float32(0.1 * noise)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(lambda: net.init(KEY, *inputs)))
+
+
+@functools.cache
+def tiny(name: str) -> types.SimpleNamespace:
+    """A small network of each family, its variables and its answers in both modes."""
+    net = models.create(name, 3, **TINY[name])
+    image = normal(2, 64, 64, 1)
+    variables = filled(net, image)
+
+    @jax.jit
+    def judge(variables, image):
+        return net.apply(variables, image), net.apply(variables, image, method="encode")
+
+    @jax.jit
+    def learn(variables, image):
+        return net.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    out, maps = judge(variables, image)
+    train_out, moved = learn(variables, image)
+    return types.SimpleNamespace(
+        net=net,
+        image=image,
+        variables=variables,
+        judge=judge,
+        out=out,
+        maps=maps,
+        train_out=train_out,
+        moved=moved,
+    )
+
+
+def program(net: nn.Module, t: types.SimpleNamespace) -> str:
+    """What the network computes in evaluation, as text."""
+    return str(jax.make_jaxpr(net.apply)(t.variables, t.image))
+
+
+def shapes(net: nn.Module, image: tuple[int, ...], method: str | None = None):
+    def call(x):
+        return net.init_with_output(KEY, x, method=method)[0]
+
+    return jax.eval_shape(call, jax.ShapeDtypeStruct(image, jnp.float32))
+
+
+# ---- the whole networks
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_number_of_parameters(name):
+    init = functools.partial(models.create(name, 1000).init, KEY)
+    tree = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    assert sum(x.size for x in jax.tree.leaves(tree["params"])) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_outputs(name):
+    t = tiny(name)
+    assert t.out["logits"].shape == (2, 3) and t.out["logits"].dtype == jnp.float32
+    side = 64 // t.net.encoder.strides[-1]
+    assert t.out["features"].shape == (2, side, side, t.net.encoder.channels[-1])
+    moved = jax.tree.leaves(t.moved)
+    assert bool(moved) == (name != "convnext_tiny")
+    assert all(x.dtype == jnp.float32 for x in moved)
+    if moved:
+        assert np.abs(t.out["logits"] - t.train_out["logits"]).max() > 1e-3
+    if name.startswith("conformer"):
+        np.testing.assert_allclose(t.out["head_logits"].sum(0), t.out["logits"], rtol=1e-6)
+        assert t.out["head_logits"].shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_film_is_judged_alone_in_evaluation(name):
+    t = tiny(name)
+    other, _ = t.judge(t.variables, t.image.at[1].set(0.0))
+    np.testing.assert_allclose(other["logits"][0], t.out["logits"][0], rtol=1e-5, atol=1e-5)
+    assert np.abs(other["logits"][1] - t.out["logits"][1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("small_stem", [False, True])
+@pytest.mark.parametrize("name", [*TINY, "resnet50", "conformer_small"])
+def test_encoder_maps_have_the_announced_strides_and_channels(name, small_stem):
+    net = models.create(name, 2, small_stem=small_stem, **TINY.get(name, {}))
+    maps = shapes(net, (1, 64, 96, 1), "encode")
+    assert len(net.encoder.strides) == len(net.encoder.channels) == len(maps)
+    for got, stride, channels in zip(maps, net.encoder.strides, net.encoder.channels):
+        assert got.shape == (1, 64 // stride, 96 // stride, channels)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_small_stem_has_three_by_three_weights_and_no_pool(name):
+    net = models.create(name, 2, small_stem=True)
+    tree = jax.eval_shape(lambda: net.init(KEY, jnp.zeros((1, 28, 28, 1))))
+    assert tree["params"]["encoder"]["stem"]["conv"]["kernel"].shape == (3, 3, 1, 64)
+    assert shapes(net, (1, 28, 28, 1))["features"].shape[1:3] == (4 - (name[0] == "d"),) * 2
+
+
+@pytest.mark.parametrize(
+    "name, last",
+    [
+        ("resnet18", (8, 6)),
+        ("resnet50", (8, 6)),
+        ("densenet121", (7, 6)),
+        ("convnext_tiny", (7, 5)),
+    ],
+)
+def test_odd_sizes_round_as_torch_does(name, last):
+    # (n + 2 p - k) // s + 1 along 225 and 190: padded windows round up, others down.
+    assert shapes(models.create(name, 2), (1, 225, 190, 1))["features"].shape[1:3] == last
+
+
+@pytest.mark.parametrize("small_stem, multiple", [(False, 16), (True, 4)])
+def test_conformer_says_which_sizes_it_takes(small_stem, multiple):
+    net = models.create("conformer_tiny", 2, small_stem=small_stem)
+    with pytest.raises(UserError, match=f"multiples of {multiple}, not 225x190"):
+        shapes(net, (1, 225, 190, 1))
+    shapes(net, (1, 5 * multiple, 7 * multiple, 1))
+
+
+def test_too_small_a_film_is_named():
+    with pytest.raises(UserError, match="too small"):
+        shapes(models.create("convnext_tiny", 2), (1, 16, 16, 1))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_classify_is_the_rest_of_the_network(name):
+    t = tiny(name)
+    logits = t.net.apply(t.variables, t.out["features"], method="classify")
+    want = t.out["head_logits"][0] if "head_logits" in t.out else t.out["logits"]
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(t.maps[-1], t.out["features"], rtol=1e-5, atol=1e-5)
+
+
+def test_conformers_last_map_enters_the_prediction_through_its_own_head_alone():
+    # What lets Grad-CAM differentiate `classify`: no other path leads from there to the logits.
+    t = tiny("conformer_tiny")
+    last = t.net.encoder.depth
+
+    def nudged(eps):
+        def add(next_fun, args, kwargs, context):
+            out = next_fun(*args, **kwargs)
+            return (out[0] + eps, out[1]) if context.module.name == f"block{last}" else out
+
+        with nn.intercept_methods(add):
+            return t.net.apply(t.variables, t.image)["logits"].sum()
+
+    features = t.out["features"]
+    through_all = jax.jit(jax.grad(nudged))(jnp.zeros_like(features))
+    through_head = jax.grad(lambda f: t.net.apply(t.variables, f, method="classify").sum())(
+        features
+    )
+    np.testing.assert_allclose(through_all, through_head, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("e" not in n[:2])) for n in TINY]
+)
+def test_remat_changes_nothing_but_memory(name):
+    t = tiny(name)
+    other = models.create(name, 3, remat=True, **TINY[name])
+
+    def loss(params, net):
+        variables = {**t.variables, "params": params}
+        out, moved = net.apply(variables, t.image, train=True, mutable=["batch_stats"])
+        return jnp.square(out["logits"]).sum(), moved
+
+    def run(net):
+        return jax.jit(jax.grad(lambda p: loss(p, net), has_aux=True))(t.variables["params"])
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max()),
+        run(t.net),
+        run(other),
+    )
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_stays_close_and_keeps_float32_where_it_counts(name):
+    t = tiny(name)
+    net = models.create(name, 3, dtype="bfloat16", **TINY[name])
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(net.init, KEY, t.image))} == {
+        jnp.dtype("float32")
+    }
+    out, maps = jax.jit(lambda v, x: (net.apply(v, x), net.apply(v, x, method="encode")))(
+        t.variables, t.image
+    )
+    assert out["logits"].dtype == out["features"].dtype == jnp.float32
+    assert all(m.dtype == jnp.bfloat16 for m in maps)
+    gap = np.abs(out["features"] - t.out["features"]).max() / np.abs(t.out["features"]).max()
+    assert 0 < gap < 0.05
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "conformer_tiny"])
+def test_stochastic_depth_acts_in_training_alone(name):
+    t = tiny(name)
+    net = models.create(name, 3, drop_path=0.9, **TINY[name])
+    assert program(net, t) == program(t.net, t)
+
+    @jax.jit
+    def answer(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return net.apply(t.variables, t.image, train=True, rngs=rngs)["logits"]
+
+    same, again, other = answer(1), answer(1), answer(4)
+    np.testing.assert_array_equal(same, again)
+    assert np.abs(same - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_dropout_acts_on_the_head_in_training_alone(name):
+    t = tiny(name)
+    net = models.create(name, 3, dropout=0.5, **TINY[name])
+    assert program(net, t) == program(t.net, t)
+    features = t.out["features"]
+    answers = [
+        net.apply(t.variables, features, True, method="classify", rngs={"dropout": key})
+        for key in jax.random.split(KEY, 2)
+    ]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+
+
+# ---- names and options
+
+
+def test_unknown_names_and_options_are_errors_with_a_suggestion(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        models.create("resnet81", 2)
+    with pytest.raises(UserError, match=r"no option 'drop_out'; did you mean 'dropout'\?.*remat"):
+        models.create("resnet18", 2, drop_out=0.1)
+    with pytest.raises(UserError, match="no option 'drop_path'"):
+        models.create("densenet121", 2, drop_path=0.1)
+    with pytest.raises(UserError, match="dtype must be one of float32, bfloat16, not 'fp16'"):
+        models.create("convnext_tiny", 2, dtype="fp16")
+    with pytest.raises(UserError, match="drop_path must be at least 0 and below 1"):
+        models.create("conformer_tiny", 2, drop_path=1.0)
+    with pytest.raises(UserError, match="num_classes"):
+        models.create("resnet18", 0)
+    with pytest.raises(UserError, match="multiple of 3"):
+        models.create("conformer_small", 2, depth=10)
+
+
+def test_a_network_of_the_users_own_by_dotted_path(monkeypatch, tmp_path):
+    (tmp_path / "my_lab_nets.py").write_text(
+        "from cxrjax.models import resnet\n"
+        "def create(num_classes, width=4):\n"
+        "    return resnet.resnet18(num_classes, width=width)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = models.create("my_lab_nets:create", 5, width=8)
+    assert (net.head.num_classes, net.encoder.width) == (5, 8)
+    with pytest.raises(UserError, match="no option 'wide'; did you mean 'width'"):
+        models.create("my_lab_nets:create", 5, wide=8)
+
+
+# ---- batch normalisation
+
+
+def test_batch_norm_by_hand():
+    # Channel 0 holds 1, 2, 3, 6 (mean 3, biased variance 3.5, unbiased 14/3), channel 1 a constant.
+    x = jnp.stack([jnp.array([1.0, 2.0, 3.0, 6.0]), jnp.full(4, 7.0)], -1).reshape(2, 2, 1, 2)
+    norm = layers.BatchNorm()
+    variables = {
+        "params": {"scale": jnp.array([2.0, 3.0]), "bias": jnp.array([0.5, -1.0])},
+        "batch_stats": {"mean": jnp.array([1.0, 1.0]), "var": jnp.array([2.0, 4.0])},
+    }
+    y, moved = norm.apply(variables, x, True, mutable=["batch_stats"])
+    want = 2 * (np.array([1, 2, 3, 6]) - 3) / np.sqrt(3.5 + 1e-5) + 0.5
+    np.testing.assert_allclose(y[..., 0].ravel(), want, rtol=1e-6)
+    np.testing.assert_allclose(y[..., 1].ravel(), [-1] * 4, atol=1e-5)
+    np.testing.assert_allclose(moved["batch_stats"]["mean"], [0.9 + 0.3, 0.9 + 0.7], rtol=1e-6)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], [1.8 + 14 / 30, 3.6], rtol=1e-5)
+    y = norm.apply(variables, x, False)
+    want = 2 * (np.array([1, 2, 3, 6]) - 1) / np.sqrt(2 + 1e-5) + 0.5
+    np.testing.assert_allclose(y[..., 0].ravel(), want, rtol=1e-6)
+
+
+def test_batch_norm_only_predicts_where_statistics_may_not_move():
+    x = normal(4, 3, 3, 2)
+    norm = layers.BatchNorm()
+    variables = norm.init(KEY, x, True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], [0, 0])
+    y, moved = norm.apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(norm.apply(variables, x, True), y)
+    assert np.abs(moved["batch_stats"]["mean"]).min() > 0
+
+
+def test_batch_norm_of_one_value_per_channel_is_finite():
+    x = normal(1, 1, 1, 3)
+    y, moved = layers.BatchNorm().init_with_output(KEY, x, True)
+    np.testing.assert_allclose(y, 0, atol=1e-6)
+    y, moved = layers.BatchNorm().apply(moved, x, True, mutable=["batch_stats"])
+    assert np.isfinite(moved["batch_stats"]["var"]).all()
+
+
+def test_batch_norm_gradient_is_that_of_the_textbook():
+    x, g = normal(3, 4, 5, 2), normal(3, 4, 5, 2, seed=1)
+    params = {"scale": jnp.array([1.5, -0.5]), "bias": jnp.array([0.1, 0.2])}
+    norm = layers.BatchNorm()
+    stats = norm.init(KEY, x, True)["batch_stats"]
+
+    def ours(params, x):
+        return jnp.sum(norm.apply({"params": params, "batch_stats": stats}, x, True) * g)
+
+    d_params, d_x = jax.grad(ours, (0, 1))(params, x)
+    # Ioffe & Szegedy 2015, section 3, in float64.
+    x64, g64, n = np.float64(x), np.float64(g), x.size // 2
+    std = np.sqrt(x64.var((0, 1, 2)) + 1e-5)
+    hat = (x64 - x64.mean((0, 1, 2))) / std
+    scale = np.array([1.5, -0.5])
+    d_scale, d_bias = (g64 * hat).sum((0, 1, 2)), g64.sum((0, 1, 2))
+    np.testing.assert_allclose(d_params["scale"], d_scale, rtol=1e-4)
+    np.testing.assert_allclose(d_params["bias"], d_bias, rtol=1e-4)
+    want = scale / std * (g64 - d_bias / n - hat * d_scale / n)
+    np.testing.assert_allclose(d_x, want, rtol=1e-3, atol=1e-5)
+
+
+def test_batch_statistics_are_float32_whatever_is_computed_in():
+    # The sum of 4,096 values about 3 is far beyond bfloat16's 8 bits.
+    x = (3 + 0.5 * normal(16, 16, 16, 2)).astype(jnp.bfloat16)
+    norm = layers.BatchNorm(momentum=0.0, dtype=jnp.bfloat16)
+    y, moved = norm.init_with_output(KEY, x, True)
+    y, moved = norm.apply(moved, x, True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    x64 = np.asarray(x, np.float64)
+    np.testing.assert_allclose(moved["batch_stats"]["mean"], x64.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], x64.var((0, 1, 2), ddof=1), rtol=1e-4)
+
+
+# ---- convolutions
+
+
+@pytest.mark.parametrize(
+    "size, kernel, stride, padding, depthwise",
+    [
+        ((3, 4), 1, 1, 0, False),
+        ((3, 4), 1, 2, 0, False),
+        ((9, 7), 2, 2, 0, False),
+        ((9, 7), 4, 4, 0, False),
+        ((1, 2), 3, 1, 1, False),
+        ((4, 3), 3, 2, 1, False),
+        ((6, 7), 3, 2, 1, False),
+        ((9, 8), 7, 2, 3, False),
+        ((2, 9), 7, 1, 3, True),
+        ((6, 6), 3, 2, 1, True),
+    ],
+)
+def test_convolution_is_xlas_however_it_is_done(size, kernel, stride, padding, depthwise):
+    x = normal(2, *size, 6)
+    conv = layers.Conv(6, kernel, stride, padding, bias=True, depthwise=depthwise)
+    params = jax.tree.map(jnp.asarray, filled(conv, x))
+
+    def reference(params, x):
+        p = params["params"]
+        return p["bias"] + jax.lax.conv_general_dilated(
+            x,
+            p["kernel"],
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=6 if depthwise else 1,
+        )
+
+    @jax.jit
+    def both(params, x, g):
+        return [
+            (y, back(g)) for y, back in (jax.vjp(f, params, x) for f in (conv.apply, reference))
+        ]
+
+    g = normal(*jax.eval_shape(reference, params, x).shape, seed=2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both(params, x, g)
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 7)])
+def test_max_pool_and_its_gradient(size):
+    # Whole numbers from a short range, so that many windows hold their maximum more than once.
+    x = jnp.round(2 * normal(2, *size, 3))
+    y, back = jax.vjp(layers.max_pool, x)
+    g = normal(*y.shape, seed=1)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    want, d_padded = np.zeros_like(y), np.zeros_like(padded)
+    for b, i, j, c in np.ndindex(*y.shape):
+        window = padded[b, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
+        want[b, i, j, c] = window.max()
+        u, v = np.unravel_index(window.argmax(), (3, 3))
+        d_padded[b, 2 * i + u, 2 * j + v, c] += g[b, i, j, c]
+    assert y.shape[1:3] == tuple((n - 1) // 2 + 1 for n in size)
+    np.testing.assert_array_equal(y, want)
+    np.testing.assert_allclose(back(g)[0], d_padded[:, 1:-1, 1:-1], rtol=1e-5, atol=1e-6)
+
+
+def test_max_pool_does_not_hide_a_nan():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
+    y, _ = jax.vjp(layers.max_pool, x)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(layers.max_pool(x)))
+    assert np.isnan(y[0, :, 1, 0]).all()
+
+
+def test_average_pool_drops_what_is_left_over():
+    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
+    np.testing.assert_allclose(layers.average_pool(x, 2)[0, :, :, 0], [[3.0, 5.0]])
+
+
+# ---- the other layers
+
+
+def test_drop_path_drops_whole_films_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3, 1))
+    y = layers.DropPath(0.25).apply({}, x, True, rngs={"dropout": KEY})
+    per_film = np.asarray(y).reshape(4000, -1)
+    assert (per_film == per_film[:, :1]).all()
+    assert set(np.round(np.unique(per_film), 4)) == {0.0, np.float32(1.3333)}
+    assert abs((per_film[:, 0] == 0).mean() - 0.25) < 0.03
+    np.testing.assert_array_equal(layers.DropPath(0.25).apply({}, x, False), x)
+
+
+def test_drop_path_rates_rise_from_zero():
+    np.testing.assert_allclose(layers.drop_path_rates(0.3, 4), [0, 0.1, 0.2, 0.3])
+    assert layers.drop_path_rates(0.3, 1) == [0]
+
+
+def test_gelu_by_hand():
+    # x Phi(x) with Phi(1) = 0.841344746, Phi(-2) = 0.022750132.
+    got = layers.gelu(jnp.array([0.0, 1.0, -2.0]))
+    np.testing.assert_allclose(got, [0, 0.841344746, -0.045500264], rtol=1e-5, atol=1e-7)
+
+
+def test_layer_norm_by_hand():
+    norm = layers.LayerNorm(eps=0.0)
+    params = {"scale": jnp.array([1.0, 2.0, 1.0]), "bias": jnp.array([0.0, 1.0, 0.0])}
+    y = norm.apply({"params": params}, jnp.array([[1000.0, 1003.0, 1006.0]]))
+    np.testing.assert_allclose(y, [[-(1.5**0.5), 1.0, 1.5**0.5]], rtol=1e-6)
+
+
+def test_layer_scale_starts_blocks_near_the_identity():
+    x = normal(1, 8, 8, 4)
+    y, _ = jax.jit(convnext.Block().init_with_output, static_argnums=2)(KEY, x, False)
+    assert 0 < np.abs(y - x).max() < 1e-4
+
+
+def test_a_dense_stage_equals_its_definition():
+    """Layers on the whole concatenation, each with statistics of its own."""
+    x = normal(2, 6, 6, 5)
+    stage = densenet.Stage(depth=3, growth=4)
+    variables = filled(stage, x, True)
+    got, moved = stage.apply(variables, x, True, mutable=["batch_stats"])
+    want = x
+    for i in range(1, 4):
+        p = variables["params"][f"layer{i}"]
+        y = want
+        for norm, conv in (("norm1", "conv1"), ("norm2", "conv2")):
+            y = (y - y.mean((0, 1, 2))) / jnp.sqrt(y.var((0, 1, 2)) + 1e-5)
+            y = jnp.maximum(y * p[norm]["scale"] + p[norm]["bias"], 0)
+            y = jax.lax.conv_general_dilated(
+                y,
+                p[conv]["kernel"],
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        want = jnp.concatenate([want, y], -1)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+    mean = moved["batch_stats"]["layer3"]["norm1"]["mean"]
+    before = variables["batch_stats"]["layer3"]["norm1"]["mean"]
+    np.testing.assert_allclose(
+        mean, 0.9 * before + 0.1 * want[..., :13].mean((0, 1, 2)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_stride_of_a_bottleneck_sits_in_its_3x3_convolution():
+    block = resnet.Block(4, stride=2, bottleneck=True)
+    _, caught = block.apply(
+        filled(block, normal(1, 8, 8, 6), False),
+        normal(1, 8, 8, 6),
+        False,
+        capture_intermediates=True,
+    )
+    sizes = {
+        k: v["__call__"][0].shape[1] for k, v in caught["intermediates"].items() if "conv" in k
+    }
+    assert sizes == {"conv1": 8, "conv2": 4, "conv3": 4, "shortcut_conv": 4}
