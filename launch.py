@@ -17,6 +17,8 @@ MODES = {
     "train": "cxrjax.train:main",
     "evaluate": "cxrjax.evaluate:main",
     "predict": "cxrjax.predict:main",
+    "explain": "cxrjax.explain:main",
+    "view": "cxrjax.viewer:main",
 }
 
 HELP = """cxrjax: train, judge and explain classifiers of chest radiographs
@@ -32,6 +34,10 @@ HELP = """cxrjax: train, judge and explain classifiers of chest radiographs
   Read new films with a trained network:
     python launch.py --mode=predict --workdir=runs/d121 --images='new/*.png' --output=new.csv
 
+  See where it looks: pictures and scores against marked boxes, or a window:
+    python launch.py --mode=explain --workdir=runs/phantom
+    python launch.py --mode=view --workdir=runs/d121 --images=new
+
 Modes: {modes}. All flags: python launch.py --help
 """
 
@@ -41,8 +47,15 @@ flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, r
 flags.DEFINE_string("checkpoint", "best", "Which checkpoint to read: best or latest.")
 flags.DEFINE_string("split", "test", "Which split to evaluate: train, val or test.")
 flags.DEFINE_string("data_dir", None, "Where the prepared films are now, if they were moved.")
-flags.DEFINE_string("images", None, "Film, folder or quoted pattern to predict.")
+flags.DEFINE_string("images", None, "Film, folder or quoted pattern to predict or explain.")
 flags.DEFINE_enum("layout", "wide", ["wide", "long"], "Rows of predictions.csv.")
+flags.DEFINE_bool("show_cleaned", False, "Predict: pictures before and after artefact removal.")
+flags.DEFINE_string("method", "grad_cam",
+                    "Heat map: grad_cam, grad_cam_plus_plus, cam or occlusion.")
+flags.DEFINE_float("threshold", 0.5, "A region is what reaches this part of the map's maximum.")
+flags.DEFINE_string("network", None, "Which of the run's networks to explain.")
+flags.DEFINE_string("findings", None, "Explain these findings only, as in Mass,Nodule.")
+flags.DEFINE_integer("max_films", 12, "Films on a contact sheet.")
 flags.DEFINE_string("output", None, "File or folder to write to; a default lies in the workdir.")
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:argument].", lock_config=True)
 

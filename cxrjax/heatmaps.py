@@ -15,8 +15,8 @@ from PIL import Image
 
 from cxrjax import cam, heads, localization, report, steps
 from cxrjax.errors import UserError
-from cxrjax.trained import Run
 from cxrjax.names import resolve_module, suggest
+from cxrjax.trained import Run
 
 METHODS = {
     "grad_cam": "Grad-CAM",
@@ -175,7 +175,7 @@ def enlarge(heat: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "siz
 
 def regions(
     heat: Float[np.ndarray, "h w"], threshold: float = 0.5
-) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "2"]]:
+) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " 2"]]:
     """Boxes of a map, largest region first, and its highest point (x, y; NaN if it is flat).
 
     Both are fractions of the network's square. The map is enlarged first, so that neither jumps

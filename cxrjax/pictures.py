@@ -103,7 +103,7 @@ def draw_boxes(
 ) -> None:
     """Draws boxes (pixels) into the picture, on a dark rim that shows them on white bone too."""
     draw = ImageDraw.Draw(image)
-    width = max(1, round(max(image.size) / 220))
+    width = max(2, round(max(image.size) / 220))
     for x0, y0, x1, y1 in boxes:
         corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
         for start, end in zip(corners, corners[1:]):

@@ -19,11 +19,11 @@ def launch(*flags, cwd=ROOT):
     )
 
 
-def test_without_flags_a_help_with_three_examples():
+def test_without_flags_a_help_with_examples():
     shown = launch()
     assert shown.returncode == 0
-    assert shown.stdout.count("python launch.py --mode=") == 5
-    for mode in ("prepare", "train", "evaluate", "predict"):
+    assert shown.stdout.count("python launch.py --mode=") == 7
+    for mode in ("prepare", "train", "evaluate", "predict", "explain", "view"):
         assert mode in shown.stdout
 
 
@@ -55,13 +55,17 @@ def test_typos_end_in_one_line(flags, words):
 
 LEVELS = [
     {"errors", "names"},
-    {"losses", "metrics", "bootstrap", "groups", "cam", "localization", "augment", "preprocess",
-     "dicom", "optim", "checkpoint"},
+    {"losses", "metrics", "bootstrap", "groups", "cam", "heads", "localization", "augment",
+     "preprocess", "dicom", "optim", "checkpoint", "pictures"},
     {"models", "weights", "datasets"},
     {"warm_start"},
     {"steps"},
-    {"schemes", "input_pipeline", "writers", "report", "trained"},
-    {"train", "evaluate"},
+    {"schemes", "input_pipeline", "writers", "report", "trained", "segmentation"},
+    {"train", "evaluate", "heatmaps"},
+    {"predict", "marked"},
+    {"gallery"},
+    {"explain", "viewer_model"},
+    {"viewer"},
 ]
 
 

@@ -109,3 +109,30 @@ PNEUMONIAMNIST = (
     _pneumonia("ResNet-18 (MedMNIST), 224", 0.956, 0.864, "official test, 624 films, 224 px"),
     _pneumonia("Google AutoML Vision (MedMNIST)", 0.991, 0.946, "official test, 624 films, 28 px"),
 )
+
+
+# Localisation on the boxes of ChestX-ray14; figures named as in our tables.
+def _boxes(name: str, ious: tuple[float, ...], pointing: float | None, protocol: str) -> Published:
+    figures = dict(zip(("IoU > 0.1", "IoU > 0.3", "IoU > 0.5"), ious))
+    if pointing is not None:
+        figures["pointing"] = pointing
+    return Published(name, "", protocol, figures)
+
+
+_EIGHT = "mean accuracy of 8 findings on the NIH boxes"
+_POINTING = "pointing game on the NIH boxes"
+CHESTXRAY14_BOXES = (
+    _boxes("DenseNet-121, Grad-CAM++", (0.62, 0.28, 0.10), None, f"{_EIGHT}; 512 px"),
+    _boxes("CLARiTy", (0.81, 0.59, 0.32), None, _EIGHT),
+    _boxes("random", (0.29, 0.10, 0.03), None, _EIGHT),
+    _boxes("Grad-CAM++", (), 0.544, _POINTING),
+    _boxes("Grad-CAM", (), 0.496, _POINTING),
+    _boxes("CAM", (), 0.493, _POINTING),
+    _boxes("random", (), 0.228, _POINTING),
+    Published(
+        "Wang et al. 2017", "", "part of the boxes with IoBB > 0.1 by the best of several regions",
+        {},
+        {"Atelectasis": 0.728, "Cardiomegaly": 0.993, "Effusion": 0.712, "Infiltration": 0.789,
+         "Mass": 0.435, "Nodule": 0.165, "Pneumonia": 0.750, "Pneumothorax": 0.459},
+    ),
+)

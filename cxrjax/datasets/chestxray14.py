@@ -49,6 +49,7 @@ DEFAULTS = {
     "seed": 0,
 }
 PUBLISHED = _published.CHESTXRAY14
+PUBLISHED_BOXES = _published.CHESTXRAY14_BOXES
 
 TABLES = {"2017": "Data_Entry_2017.csv", "v2020": "Data_Entry_2017_v2020.csv"}
 BOXES = "BBox_List_2017.csv"
