@@ -64,7 +64,7 @@ class Net(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, image, train):
+    def __call__(self, image, train=False):
         x = nn.Conv(self.width, (3, 3), strides=2, use_bias=False, name="conv1")(image)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm1")(x)
         features = nn.relu(nn.Conv(self.width, (3, 3), strides=2, name="conv2")(nn.relu(x)))
