@@ -173,7 +173,8 @@ def evaluate(
         judged["macro"].update(macro)
     published = getattr(datasets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    report.write(folder, result, ids, labels, logits, published, {column: clusters})
+    report.write(folder, result, ids, labels, logits, published,
+                 {column: clusters} if column else None)
     if segmented:
         segmentation.write_scores(folder / "masks.csv", ids, films.masks, segmented)
     for name, out in segmented.items():
