@@ -1,0 +1,50 @@
+r"""Deep Mutual Learning on ChestX-ray14: networks that teach each other.
+
+    python launch.py --mode=train --config=configs/chestxray14_mutual.py:resnet50,resnet18 \
+        --workdir=runs/mutual
+
+On synthetic films, nothing to download: `...:resnet18,resnet18,data=phantom,size=64`. Of one
+network: `--config.networks.resnet18_2.optimizer.learning_rate=3e-4` (or `.seed=7`); of all of them:
+`--config.optimizer.learning_rate=3e-4`, `--config.model.dtype=bfloat16`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from cxrjax import models
+
+
+def get_config(argument=None):
+    """`argument`: the networks in the order of their updates, then order=simultaneous, peers=sum,
+    size=PIXELS, data=phantom, split=NAME. One network alone is trained on its labels."""
+    given = [part for part in (argument or "").split(",") if part]
+    cohort = [part for part in given if "=" not in part] or ["resnet50", "resnet18"]
+    arg = common.parse(
+        ",".join(part for part in given if "=" in part),
+        order="sequential", peers="mean", size=224, data="chestxray14", split="",
+    )
+    config = common.findings(arg, cohort[0])
+    bare = [model.rpartition(":")[2] for model in cohort]
+    names = [
+        name if name not in bare[:k] else f"{name}_{bare[:k].count(name) + 1}"
+        for k, name in enumerate(bare)
+    ]
+    config.scheme = ConfigDict({
+        "name": "mutual", "networks": tuple(names), "order": arg.order, "peers": arg.peers,
+        "kl_weight": 1.0, "temperature": 1.0, "kl_labels": "mean",
+    })
+    # A change of config.optimizer or config.seed reaches every network; a network's own field
+    # changes it alone.
+    config.networks = ConfigDict({
+        name: {
+            "model": {"name": model, **models.defaults_of(model)},
+            "optimizer": {k: config.optimizer.get_oneway_ref(k) for k in config.optimizer},
+            "seed": config.get_oneway_ref("seed") + 1000 * k,
+            "init_from": config.get_oneway_ref("init_from"),
+        }
+        for k, (name, model) in enumerate(zip(names, cohort))
+    })
+    for own in config.networks.values():
+        for option in set(own.model) & set(config.model) & {"dtype", "small_stem"}:
+            own.model[option] = config.model.get_oneway_ref(option)
+    return config
