@@ -18,7 +18,7 @@ from cxrjax.trained import Run, restore
 
 
 def open_films(run: Run, data_dir: str | None = None) -> Films:
-    """The films that the run was trained on, checked to be the same ones.
+    """The films that the run was trained on; a warning if they changed since.
 
     Raises:
       UserError: other labels, or films of the training split now in another one.
@@ -31,6 +31,12 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
         raise UserError(
             f"the run knows the labels {', '.join(run.meta['labels'])}, the films have "
             f"{', '.join(films.labels)}: they are not those it was trained for"
+        )
+    before, now = (facts.get("fingerprint") for facts in (run.meta["dataset"], films.info))
+    if before != now:
+        logging.warning(
+            "these are not the very films of the training: their fingerprint is %s, it was %s. "
+            "The raw folder, or the code that makes the films, changed in between", now, before,
         )
     trained = set(run.meta["ids"]["train"])
     for split in ("val", "test"):

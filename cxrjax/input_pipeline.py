@@ -144,7 +144,4 @@ def labels_of(films: Films, positions: np.ndarray) -> np.ndarray:
     """Labels f32[N, K] of the films at `positions`: from the table where it has them, else read."""
     if "label" in films.table:
         return films.table["label"][positions].astype(np.float32)
-    if all(f"label/{name}" in films.table for name in films.labels):
-        columns = [films.table[f"label/{name}"][positions] for name in films.labels]
-        return np.stack(columns, axis=1).astype(np.float32)
     return np.stack([films.source[int(i)]["label"] for i in positions]).astype(np.float32)

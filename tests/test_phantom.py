@@ -58,7 +58,7 @@ def test_record_and_table_agree_with_render():
         assert record["image"].dtype == record["mask"].dtype == np.uint8
         assert record["label"].dtype == np.float32 and record["has_mask"] is True
         np.testing.assert_array_equal(record["image"], film["image"])
-        row = [films.table[f"label/{name}"][position] for name in films.labels]
+        row = films.table["label"][position]
         np.testing.assert_array_equal(record["label"], row)
         assert record["id"] == films.table["id"][position] == film["id"]
         assert films.table["view"][position] == film["view"]
@@ -220,7 +220,7 @@ def test_labels_have_the_prevalence_asked_for(prevalence):
 def test_info_counts_what_is_there():
     films = phantom.load({**SMALL, "num_val": 0})
     assert films.info["counts"] == {"train": 40, "val": 0, "test": 24}
-    rate = films.table["label/Mass"][films.splits["train"]].mean()
+    rate = films.table["label"][films.splits["train"], films.labels.index("Mass")].mean()
     assert films.info["prevalence"]["train"]["Mass"] == pytest.approx(rate, abs=1e-4)
     assert films.info["prevalence"]["val"]["Mass"] is None
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import time
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -267,7 +268,7 @@ def load(options: Mapping[str, Any]) -> Films:
         first `num_<split>` of an endless series, so a larger data set holds the smaller one.
 
     Returns:
-      Films whose table has id, patient, view, index and `label/<finding>` columns.
+      Films whose table has id, patient, view, index and the labels f32[n, 14] as `label`.
 
     Raises:
       UserError: an option out of range.
@@ -286,7 +287,7 @@ def load(options: Mapping[str, Any]) -> Films:
         "patient": np.array([patient_of(seed, int(i))[0] for i in indices], np.int64),
         "view": np.array([view for _, view in drawn]),
         "index": indices,
-        **{f"label/{name}": labels[:, k] for k, name in enumerate(LABELS)},
+        "label": labels,
     }
     return Films(
         source=FilmSource(
@@ -302,6 +303,7 @@ def load(options: Mapping[str, Any]) -> Films:
             + "/".join(str(counts[s]) for s in SPLITS),
             "split": "patient-disjoint",
             "seed": seed,
+            "fingerprint": _fingerprint(seed, prevalence),
             "counts": counts,
             "prevalence": {
                 s: {
@@ -314,6 +316,13 @@ def load(options: Mapping[str, Any]) -> Films:
         # Heart, aortic arch and stomach are on the left.
         allow_flip=False,
     )
+
+
+def _fingerprint(seed: int, prevalence: float) -> str:
+    """Of what this version draws: one small film with every finding, and some films' labels."""
+    film = render(seed, 0, 32, findings=LABELS)["image"]
+    labels = np.stack([findings_of(seed, i, prevalence)[0] for i in range(64)])
+    return f"{zlib.crc32(labels.tobytes(), zlib.crc32(film.tobytes())):08x}"
 
 
 def boxes(options: Mapping[str, Any], positions: Sequence[int] | None = None) -> list[Box]:
