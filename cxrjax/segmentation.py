@@ -54,8 +54,8 @@ def judge(
     scores: Mapping[str, Float[np.ndarray, "n m"]],
     structures: Sequence[str],
     counts: Float32[np.ndarray, "n r"],
-    classes: Mapping[str, Bool[np.ndarray, "n"]] | None = None,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    classes: Mapping[str, Bool[np.ndarray, " n"]] | None = None,
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """The masks' part of a network's report.
 
     Args:
@@ -69,7 +69,7 @@ def judge(
       interval), and {structure or 'structure, label': {films, Dice, Dice low, Dice high, ...}}.
     """
     groups = {"": np.ones(len(counts), bool), **(classes or {})}
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for j, structure in enumerate(structures):
         for label, members in groups.items():
             chosen = {k: np.where(members, v[:, j], np.nan) for k, v in scores.items()}
@@ -131,7 +131,7 @@ def plot(
     structures: Sequence[str],
     title: str,
 ) -> None:
-    """Film, truth and prediction of each film, two films a row; the truth's outline on both."""
+    """Film, truth and prediction of each film, two films a row; the truth is outlined in both."""
     films = len(captions)
     rows = -(-films // 2)
     figure, axes = plt.subplots(
@@ -150,10 +150,12 @@ def plot(
                 color = COLORS[j % len(COLORS)]
                 _fill(ax, shown[i, ..., j], color)
                 if truth[i, ..., j].any():
-                    ax.contour(truth[i, ..., j], levels=[0.5], colors=[color], linewidths=0.8)
-    handles = [plt.Line2D([], [], color=COLORS[j % len(COLORS)], label=f"{s} (line: truth)")
+                    ax.contour(truth[i, ..., j], levels=[0.5], colors="white", linewidths=0.8)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[j % len(COLORS)], alpha=0.5, label=s)
                for j, s in enumerate(structures)]
-    figure.legend(handles=handles, loc="outside upper right", fontsize=8, frameon=False)
+    handles.append(plt.Line2D([], [], color="0.7", label="outline of the truth"))
+    figure.legend(handles=handles, loc="outside upper right", fontsize=8, frameon=False,
+                  ncols=len(handles))
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -149,9 +149,8 @@ def standardize(config: Any, image: Float[Array, "b h w c"]) -> Float[Array, "b 
 
 def augment_batch(config: Any, rng: Array, batch: Batch) -> dict[str, Array]:
     """The batch augmented, its films in [0, 1]; film and mask move together."""
-    image, mask = augment.augment(
-        rng, to_unit(batch["image"]), batch.get("mask"), dict(config.augment)
-    )
+    mask = batch["mask"].astype(jnp.float32) if "mask" in batch else None
+    image, mask = augment.augment(rng, to_unit(batch["image"]), mask, dict(config.augment))
     out = {**batch, "image": image}
     if mask is not None:
         out["mask"] = mask
