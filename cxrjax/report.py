@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,7 +108,10 @@ def judge_network(
     decided = metrics.at_thresholds(labels, scores, thresholds)
     counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
     samples = bootstrap.auroc(labels, scores, counts)
-    low, high = bootstrap.interval(np.column_stack([samples, np.nanmean(samples, axis=1)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample may judge no class at all
+        means = np.nanmean(samples, axis=1)
+    low, high = bootstrap.interval(np.column_stack([samples, means]))
     per_label = {
         name: {
             "AUROC": auroc[k], "AUROC low": low[k], "AUROC high": high[k], "AP": ap[k],
@@ -160,7 +164,7 @@ def write(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(_finite(report), indent=1) + "\n")
+    (folder / "report.json").write_text(json.dumps(finite(report), indent=1) + "\n")
     (folder / "report.md").write_text(markdown(report, published))
     scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
     write_predictions(
@@ -180,10 +184,10 @@ def headline(report: Mapping[str, Any]) -> str:
     for name, judged in report["networks"].items():
         m = judged["macro"]
         parts = [
-            f"macro AUROC {_number(m['macro AUROC'])} (95% {_number(m['macro AUROC low'])} to "
-            f"{_number(m['macro AUROC high'])}; {m['classes judged']} of {m['classes']} classes)"
+            f"macro AUROC {number(m['macro AUROC'])} (95% {number(m['macro AUROC low'])} to "
+            f"{number(m['macro AUROC high'])}; {m['classes judged']} of {m['classes']} classes)"
         ]
-        parts += [f"{k} {_number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
+        parts += [f"{k} {number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
         lines.append(f"{name}: {', '.join(parts)}")
     return "\n".join(lines)
 
@@ -212,13 +216,13 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         ]
         if "confusion" in judged:
             lines += ["", "Films by truth (row) and answer (column):", "",
-                      *_table(["", *report["labels"]],
+                      *table(["", *report["labels"]],
                               [[label, *row] for label, row in
                                zip(report["labels"], judged["confusion"])])]
         if "masks" in judged:
             lines += ["", *_mask_table(judged), "",
                       f"Film by film in masks.csv; the worst ones in masks_{name}.png."]
-    lines += _published_tables(report, published)
+    lines += published_tables(report, published)
     return "\n".join(lines) + "\n"
 
 
@@ -238,84 +242,90 @@ def _macro_table(report: Mapping[str, Any]) -> list[str]:
     for name, judged in networks.items():
         m = judged["macro"]
         cells = [
-            f"{_number(m[k])} ({_number(m[k + ' low'])} to {_number(m[k + ' high'])})"
-            if k + " low" in m else _number(m.get(k)) for k in keys
+            f"{number(m[k])} ({number(m[k + ' low'])} to {number(m[k + ' high'])})"
+            if k + " low" in m else number(m.get(k)) for k in keys
         ]
         rows.append([name, *cells])
-    return _table(["network", *keys], rows)
+    return table(["network", *keys], rows)
 
 
 def _label_table(judged: Mapping[str, Any]) -> list[str]:
     titles = ["finding", "positives", "AUROC", "95% interval", "AP", "F1", "sensitivity",
               "specificity", "threshold"]
     rows = [
-        [label, f"{f['positives']:,} of {f['films']:,}", _number(f["AUROC"]),
-         f"{_number(f['AUROC low'])} to {_number(f['AUROC high'])}",
-         *(_number(f[k]) for k in ("AP", "F1", "sensitivity", "specificity", "threshold"))]
+        [label, f"{f['positives']:,} of {f['films']:,}", number(f["AUROC"]),
+         f"{number(f['AUROC low'])} to {number(f['AUROC high'])}",
+         *(number(f[k]) for k in ("AP", "F1", "sensitivity", "specificity", "threshold"))]
         for label, f in judged["per_label"].items()
     ]
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def _mask_table(judged: Mapping[str, Any]) -> list[str]:
     titles = ["structure", "films with a mask", "Dice", "95% interval", "IoU", "HD95 (pixels)"]
     rows = [
-        [structure, f["films"], _number(f["Dice"]),
-         f"{_number(f['Dice low'])} to {_number(f['Dice high'])}", _number(f["IoU"]),
+        [structure, f["films"], number(f["Dice"]),
+         f"{number(f['Dice low'])} to {number(f['Dice high'])}", number(f["IoU"]),
          f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
     ]
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
-def _published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
+def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
     """Published figures: those of our split in a column beside ours, the others apart."""
-    same = [p for p in published if p.split and p.split == report["split_name"]]
+    same = [
+        p for p in published
+        if report["split"] == "test" and p.split and p.split == report["split_name"]
+        and p.films in (0, report["films"])
+    ]
     lines = []
-    if same and report["split"] == "test":
+    if same:
         keys = list(dict.fromkeys(k for p in same for k in p.figures))
         rows = [
-            [f"**ours, {name}**", *(_number(judged["macro"].get(k, math.nan)) for k in keys),
+            [f"**ours, {name}**", *(number(judged["macro"].get(k, math.nan)) for k in keys),
              report["protocol"]] for name, judged in report["networks"].items()
         ]
-        rows += [[p.name, *(_number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+        rows += [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
                  for p in same]
         lines += ["", "## Beside published figures of this split", "",
-                  *_table(["result", *keys, "protocol"], rows)]
+                  *table(["result", *keys, "protocol"], rows)]
     other = [p for p in published if p not in same]
     if other:
         keys = list(dict.fromkeys(k for p in other for k in p.figures))
-        rows = [[p.name, *(_number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+        rows = [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
                 for p in other]
         lines += [
-            "", "## Published figures of other splits", "",
-            f"Not comparable with ours (split: {report['split_name']}), and so in no column with "
-            "them.", "", *_table(["result", *keys, "protocol"], rows),
+            "", "## Published figures on other films", "",
+            f"Not comparable with ours ({report['films']:,} {report['split']} films of the split "
+            f"{report['split_name']!r}), and so in no column with them.", "", *table(["result", *keys, "protocol"], rows),
         ]
         detailed = [p for p in other if p.per_label]
         if detailed:
-            rows = [[label, *(_number(p.per_label[label]) for p in detailed)]
+            rows = [[label, *(number(p.per_label[label]) for p in detailed)]
                     for label in detailed[0].per_label]
             lines += ["", "Their AUROC by finding:", "",
-                      *_table(["finding", *(p.name for p in detailed)], rows)]
+                      *table(["finding", *(p.name for p in detailed)], rows)]
     return lines
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table."""
     line = "| {} |".format
     return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
             *(line(" | ".join(str(cell) for cell in row)) for row in rows)]
 
 
-def _number(value: float) -> str:
+def number(value: float | None) -> str:
+    """A figure with four digits; '-' for one that could not be judged."""
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _finite(tree: Any) -> Any:
+def finite(tree: Any) -> Any:
     """JSON has no nan: null stands for a figure that could not be judged."""
     if isinstance(tree, Mapping):
-        return {k: _finite(v) for k, v in tree.items()}
+        return {k: finite(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_finite(v) for v in tree]
+        return [finite(v) for v in tree]
     if isinstance(tree, np.generic):
         tree = tree.item()
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
@@ -380,18 +390,24 @@ def plot_curves(
 def plot_confusion(
     path: pathlib.Path, matrix: np.ndarray, names: Sequence[str], title: str
 ) -> None:
-    """The confusion matrix i64[K, K], truth by answer: counts, coloured by share of the row."""
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    """The confusion matrix of `draw_confusion` as a picture."""
     figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(names), 1.4 + len(names)),
                                 layout="constrained")
+    draw_confusion(axes, matrix, names, title)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def draw_confusion(axes: Any, matrix: np.ndarray, names: Sequence[str], title: str) -> None:
+    """The confusion matrix [K, K], truth by answer: counts, coloured by share of the row."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i in range(len(names)):
         for j in range(len(names)):
-            axes.text(j, i, f"{matrix[i, j]:,}\n{share[i, j]:.1%}", ha="center", va="center",
+            count = round(matrix[i, j], 1)
+            axes.text(j, i, f"{count:,}\n{share[i, j]:.1%}", ha="center", va="center",
                       color="white" if share[i, j] > 0.55 else "black", fontsize=9)
     shown = [n.replace("_", " ") for n in names]
     axes.set_xticks(range(len(names)), shown, rotation=25, ha="right")
     axes.set_yticks(range(len(names)), shown)
     axes.set(xlabel="answer", ylabel="truth", title=title)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -1,6 +1,6 @@
 """Figures that others reported, each with its protocol: what our reports show beside our own.
 
-A figure stands in one column with ours only where its `split` is the one that we evaluated.
+A figure stands in one column with ours only where its `split` is the one that we evaluated, whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ class Published:
       protocol: resolution, pretraining and whatever else is known.
       figures: {metric: value}, the metrics named as in our reports.
       per_label: {label: AUROC} where it was reported.
+      films: how many test films it was measured on; 0 where that is not fixed. A part of a test
+        set is another test set.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Published:
     protocol: str
     figures: Mapping[str, float]
     per_label: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    films: int = 0
 
 
 _LABELS_14 = (
@@ -61,7 +64,7 @@ _REPORT_B_ROWS = (
 
 def _official(name: str, auroc: float, protocol: str) -> Published:
     return Published(name, "official", f"official test, 25,596 films; {protocol}",
-                     {"macro AUROC": auroc})
+                     {"macro AUROC": auroc}, films=25_596)
 
 
 CHESTXRAY14 = (
@@ -100,7 +103,8 @@ COVID_RADIOGRAPHY = (
 
 
 def _pneumonia(name: str, auroc: float, accuracy: float, protocol: str) -> Published:
-    return Published(name, "official", protocol, {"accuracy": accuracy, "macro AUROC": auroc})
+    figures = {"accuracy": accuracy, "macro AUROC": auroc}
+    return Published(name, "official", protocol, figures, films=624)
 
 
 PNEUMONIAMNIST = (
