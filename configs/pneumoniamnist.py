@@ -1,9 +1,9 @@
 """PneumoniaMNIST at 28x28: normal or pneumonia.
 
-    python launch.py --mode=prepare --config=configs/pneumoniamnist.py --config.dataset.raw_dir=FOLDER
+    python launch.py --mode=prepare --config=configs/pneumoniamnist.py --config.dataset.raw_dir=DIR
     python launch.py --mode=train --config=configs/pneumoniamnist.py --workdir=runs/pneumonia
 
-FOLDER holds `pneumoniamnist.npz`.
+DIR holds `pneumoniamnist.npz`.
 """
 
 from configs import common

@@ -297,7 +297,8 @@ def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> lis
         lines += [
             "", "## Published figures on other films", "",
             f"Not comparable with ours ({report['films']:,} {report['split']} films of the split "
-            f"{report['split_name']!r}), and so in no column with them.", "", *table(["result", *keys, "protocol"], rows),
+            f"{report['split_name']!r}), and so in no column with them.", "",
+            *table(["result", *keys, "protocol"], rows),
         ]
         detailed = [p for p in other if p.per_label]
         if detailed:

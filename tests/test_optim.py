@@ -37,7 +37,8 @@ def test_warmup_then_cosine():
 
 
 def test_steps_schedule_counts_from_the_start_of_training():
-    options = {**CONSTANT, "name": "steps", "warmup": "2 steps", "boundaries": ("5 steps", "1 epoch")}
+    options = {**CONSTANT, "name": "steps", "warmup": "2 steps",
+               "boundaries": ("5 steps", "1 epoch")}
     rate = optim.make_schedule(options, 1.0, 20, 10)
     np.testing.assert_allclose(
         [rate(s) for s in (2, 4, 6, 9, 11)], [1.0, 1.0, 0.1, 0.1, 0.01], rtol=1e-6
