@@ -38,8 +38,8 @@ from cxrjax.names import resolve_module
 from cxrjax.optim import make_optimizer, to_steps
 
 # May differ between a workdir and a command that goes on with it: they do not change the run.
-_MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cache_in_memory",
-               "log_every", "eval_batch_size")
+MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cache_in_memory",
+              "log_every", "eval_batch_size")
 
 
 def complete(config: Any, films: Films) -> FrozenConfigDict:
@@ -120,7 +120,7 @@ def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdi
     different = [
         f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
         for k in sorted(old.keys() | new.keys())
-        if old.get(k, None) != new.get(k, None) and k not in _MAY_CHANGE
+        if old.get(k, None) != new.get(k, None) and k not in MAY_CHANGE
     ]
     if different:
         raise UserError(
