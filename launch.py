@@ -16,6 +16,7 @@ MODES = {
     "prepare": "cxrjax.datasets:main",
     "train": "cxrjax.train:main",
     "evaluate": "cxrjax.evaluate:main",
+    "compare": "cxrjax.compare:main",
     "predict": "cxrjax.predict:main",
     "explain": "cxrjax.explain:main",
     "view": "cxrjax.viewer:main",
@@ -26,6 +27,9 @@ HELP = """cxrjax: train, judge and explain classifiers of chest radiographs
   Train on synthetic films (no download), then judge the result:
     python launch.py --mode=train --config=configs/phantom.py --workdir=runs/phantom
     python launch.py --mode=evaluate --workdir=runs/phantom
+
+  Put evaluated runs side by side; several seeds of one config are one row:
+    python launch.py --mode=compare --workdirs=runs/resnet50,runs/resunet
 
   Prepare ChestX-ray14 once, train a DenseNet-121 on it:
     python launch.py --mode=prepare --config=configs/chestxray14.py --config.dataset.raw_dir=FILMS
@@ -44,6 +48,10 @@ Modes: {modes}. All flags: python launch.py --help
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, reports.")
+flags.DEFINE_string("workdirs", None, "Compare: the runs, as in runs/a,runs/b or 'runs/seed*'.")
+flags.DEFINE_bool("probe", False, "Evaluate: also without the lungs, and on the lungs alone.")
+flags.DEFINE_string("masks_from", None,
+                    "Probe: workdir of a run whose decoder finds the lungs of films without masks.")
 flags.DEFINE_string("checkpoint", "best", "Which checkpoint to read: best or latest.")
 flags.DEFINE_string("split", "test", "Which split to evaluate: train, val or test.")
 flags.DEFINE_string("data_dir", None, "Where the prepared films are now, if they were moved.")

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
 from cxrjax import bootstrap, datasets, input_pipeline, report, segmentation, steps, writers
+from cxrjax import probe as probing
 from cxrjax.datasets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
@@ -103,10 +105,30 @@ def plot_worst(
 
 def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
-    data_dir: str | None = None, output: str | None = None,
+    data_dir: str | None = None, output: str | None = None, probe: bool = False,
+    masks_from: str | None = None,
 ) -> None:
-    """`--mode=evaluate`: the report of a workdir's run on one split."""
+    """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
+
+    `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks.
+    """
+    if masks_from and not probe:
+        raise UserError("--masks_from is for --probe")
     evaluate(workdir, checkpoint, split, data_dir, output)
+    if probe:
+        run = restore(workdir, checkpoint)
+        masker = restore(masks_from) if masks_from else None
+        folder = report_folder(workdir, split, output)
+        result = probing.probe(run, open_films(run, data_dir), split, folder, masker)
+        print(probing.summary(result))
+        print(f"probe: {folder / 'probe.md'}")
+
+
+def report_folder(
+    workdir: str | pathlib.Path, split: str, output: str | pathlib.Path | None
+) -> pathlib.Path:
+    """Where the evaluation of a split is written to."""
+    return pathlib.Path(output) if output else pathlib.Path(workdir) / "evaluation" / split
 
 
 def evaluate(
@@ -142,7 +164,7 @@ def evaluate(
         ids, outputs = val_ids, val_outputs
     else:
         ids, outputs = predict_split(run, films, split, predict, mesh)
-    folder = pathlib.Path(output) if output else pathlib.Path(workdir) / "evaluation" / split
+    folder = report_folder(workdir, split, output)
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
     column = next((c for c in ("patient", "group") if c in films.table), None)

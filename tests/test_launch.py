@@ -22,8 +22,8 @@ def launch(*flags, cwd=ROOT):
 def test_without_flags_a_help_with_examples():
     shown = launch()
     assert shown.returncode == 0
-    assert shown.stdout.count("python launch.py --mode=") == 7
-    for mode in ("prepare", "train", "evaluate", "predict", "explain", "view"):
+    assert shown.stdout.count("python launch.py --mode=") == 8
+    for mode in ("prepare", "train", "evaluate", "compare", "predict", "explain", "view"):
         assert mode in shown.stdout
 
 
@@ -60,9 +60,10 @@ LEVELS = [
     {"models", "weights", "datasets"},
     {"warm_start"},
     {"steps"},
-    {"schemes", "input_pipeline", "writers", "report", "trained", "segmentation"},
+    {"schemes", "input_pipeline", "writers", "report", "trained", "segmentation", "evaluated"},
+    {"probe"},
     {"train", "evaluate", "heatmaps"},
-    {"predict", "marked"},
+    {"predict", "marked", "compare"},
     {"gallery"},
     {"explain", "viewer_model"},
     {"viewer"},

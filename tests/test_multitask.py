@@ -231,3 +231,13 @@ def test_the_report_scores_every_film_with_a_mask(finished):
     assert json.loads((folder / "report.json").read_text())["structures"] == ["left disc",
                                                                               "right disc"]
     assert (folder / "masks_resunet.png").stat().st_size > 10_000
+
+
+def test_the_probe_stands_beside_the_report(finished):
+    workdir, _, _ = finished
+    evaluate.main(str(workdir), probe=True)
+    page = (workdir / "evaluation" / "test" / "probe.md").read_text()
+    assert "15 of 15 films, lungs by 11 truth masks and 4 masks that resunet predicted" in page
+    assert page.count("| lungs blacked out |") == 1
+    with pytest.raises(UserError, match="--probe"):
+        evaluate.main(str(workdir), masks_from=str(workdir))
