@@ -6,12 +6,14 @@ Where the weights come from, in this order: the workdir's latest checkpoint (the
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
 import math
 import pathlib
-import time
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +25,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
 from cxrjax import (
+    __version__,
     checkpoint,
     datasets,
     input_pipeline,
@@ -32,6 +35,7 @@ from cxrjax import (
     steps,
     writers,
 )
+from cxrjax.clock import Clock
 from cxrjax.datasets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import resolve_module
@@ -92,8 +96,6 @@ def open_films(config: Any) -> Films:
     """The films of a config, cached in memory where it says so."""
     films = datasets.load(config.dataset.to_dict())
     if config.get("cache_in_memory"):
-        import dataclasses
-
         films = dataclasses.replace(films, source=input_pipeline.Cached(films.source))
     return films
 
@@ -137,9 +139,7 @@ def versions() -> dict[str, str]:
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            import cxrjax
-
-            out[name] = cxrjax.__version__ if name == "cxrjax" else "unknown"
+            out[name] = __version__ if name == "cxrjax" else "unknown"
     return out
 
 
@@ -231,12 +231,6 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
         raise UserError("the validation split is empty, and it chooses the checkpoint")
     as_json = config_json(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    saved = workdir / "config.json"
-    if saved.exists():
-        check_same_config(json.loads(saved.read_text()), as_json, str(workdir))
-    else:
-        saved.write_text(json.dumps(as_json, indent=1))
-
     scheme = resolve_module("schemes", config.scheme.name)
     iterator = input_pipeline.train_iterator(
         films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
@@ -248,13 +242,16 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     checkpoints = checkpoint.Checkpoints(workdir)
     history = {"best": -math.inf, "best_step": 0, "evaluations": []}
     step = checkpoints.latest_step() or 0
+    saved = workdir / "config.json"
+    if step and saved.exists():
+        check_same_config(json.loads(saved.read_text()), as_json, str(workdir))
+    saved.write_text(json.dumps(as_json, indent=1))
     if step:
         states, meta = checkpoints.restore(states, iterator)
         history = meta["history"]
-        logging.info("going on with %s at step %d", workdir, step)
-    else:
-        logging.info("starting %s:\n%s", workdir, overview(states))
+        print(f"going on with {workdir} at step {step}")
     print(films.info.get("protocol", config.dataset.name))
+    print(overview(states))
 
     run = steps.jit_steps(scheme.make_step(config), mesh)
     validate = Validation(config, films, mesh, scheme.make_predict(config))
@@ -269,6 +266,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     meta = make_meta(config, films)
     end = min(config.total_steps, stop_at or config.total_steps)
     clock = Clock(config.batch_size)
+    stop = StopRequest()
     bar = tqdm(total=config.total_steps, initial=step, unit="step", mininterval=1.0)
 
     def save(which: str) -> None:
@@ -276,6 +274,10 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
 
     try:
         while step < end:
+            if stop.requested:
+                print(f"\nstopped at step {step}: saving; the same command goes on from here")
+                save("latest")
+                raise SystemExit(130)
             with clock.waiting():
                 batch = steps.shard(next(iterator), mesh, axis=1)
             states, logs = run(states, batch, step_key)
@@ -313,18 +315,17 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                     np.savez(workdir / "val_predictions_latest.npz", step=step, **predictions)
                     line = ", ".join(f"{k[4:]} {v:.4f}" for k, v in scores.items())
                     tqdm.write(f"epoch {step / config.steps_per_epoch:.1f}: {line}")
-                    if figure > history["best"]:
-                        history["best"], history["best_step"] = figure, step
+                    # The first one counts even where it could not be judged (nan).
+                    if figure > history["best"] or not history["best_step"]:
+                        history["best_step"] = step
+                        history["best"] = figure if math.isfinite(figure) else -math.inf
                         np.savez(workdir / "val_predictions_best.npz", step=step, **predictions)
                         save("best")
             if due("checkpoint_every") or last:
                 with clock.paused():
                     save("latest")
-    except KeyboardInterrupt:
-        print(f"\ninterrupted at step {step}: saving; the same command goes on from here")
-        save("latest")
-        raise SystemExit(130) from None
     finally:
+        stop.forget()
         bar.close()
         checkpoints.close()
         writer.close()
@@ -344,84 +345,32 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
 
 
 def overview(states: Any) -> str:
-    """A table of every network's parameters."""
-    parts = []
-    for name, state in states.items():
-        count = parameter_overview.count_parameters(state.params)
-        parts.append(f"{name}: {count:,} parameters")
-        logging.debug("%s", parameter_overview.get_parameter_overview(state.params))
-    return "\n".join(parts)
+    """How large every network is, a line each."""
+    sizes = {
+        name: parameter_overview.count_parameters(state.params)
+        for name, state in states.items() if hasattr(state, "params")
+    }
+    return "\n".join(f"{name}: {count:,} parameters" for name, count in sizes.items())
 
 
-class Clock:
-    """Films per second and the share of the time spent waiting for data, first call left out.
+class StopRequest:
+    """Ctrl-C or SIGTERM, kept until the step is done: half a step is no state to save.
 
-    The first call compiles; pauses (evaluation, saving) do not count.
+    A second Ctrl-C ends the process as usual.
     """
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._start = self._marker = None
-        self._films = self._marker_films = 0
-        self._waited = self._marker_waited = self._paused = self._marker_paused = 0.0
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # signals reach no other
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
 
-    def waiting(self):
-        """A context whose time counts as waiting."""
-        return _Timer(self._add_waiting)
+    def _note(self, *_: Any) -> None:
+        self.requested = True
+        self.forget()
 
-    def paused(self):
-        """A context whose time counts as neither training nor waiting."""
-        return _Timer(self._add_pause)
-
-    def _add_waiting(self, seconds: float) -> None:
-        if self._start is not None:
-            self._waited += seconds
-
-    def _add_pause(self, seconds: float) -> None:
-        if self._start is not None:
-            self._paused += seconds
-
-    def count(self, steps_done: int) -> None:
-        """Some steps were dispatched."""
-        if self._start is None:
-            self._start = self._marker = time.perf_counter()
-            return
-        self._films += steps_done * self._batch_size
-
-    def read(self) -> dict[str, float]:
-        """Speed since the last reading."""
-        now = time.perf_counter()
-        seconds = now - self._marker - (self._paused - self._marker_paused)
-        films, waited = self._films - self._marker_films, self._waited - self._marker_waited
-        self._marker, self._marker_films = now, self._films
-        self._marker_waited, self._marker_paused = self._waited, self._paused
-        if films == 0 or seconds <= 0:
-            return {"films_per_second": 0.0, "waiting_share": 0.0}
-        return {"films_per_second": films / seconds, "waiting_share": waited / seconds}
-
-    @property
-    def _seconds(self) -> float:
-        if self._start is None or self._marker is None:
-            return 0.0
-        return self._marker - self._start - self._marker_paused
-
-    @property
-    def films_per_second(self) -> float:
-        """Over the whole run, up to the last reading."""
-        return self._marker_films / self._seconds if self._seconds > 0 else 0.0
-
-    @property
-    def waiting_share(self) -> float:
-        """Over the whole run, up to the last reading."""
-        return self._marker_waited / self._seconds if self._seconds > 0 else 0.0
-
-
-class _Timer:
-    def __init__(self, add: Callable[[float], None]):
-        self._add = add
-
-    def __enter__(self) -> None:
-        self._from = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self._add(time.perf_counter() - self._from)
+    def forget(self) -> None:
+        """Signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

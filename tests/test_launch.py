@@ -56,8 +56,8 @@ def test_typos_end_in_one_line(flags, words):
 LEVELS = [
     {"errors", "names"},
     {"losses", "metrics", "bootstrap", "groups", "cam", "heads", "localization", "augment",
-     "preprocess", "dicom", "optim", "checkpoint", "pictures"},
-    {"models", "weights", "datasets"},
+     "preprocess", "dicom", "optim", "checkpoint", "clock", "pictures"},
+    {"models", "weights", "datasets", "torch_reference"},
     {"warm_start"},
     {"steps"},
     {"schemes", "input_pipeline", "writers", "report", "trained", "segmentation", "evaluated"},

@@ -1,6 +1,8 @@
 """Training, resuming, evaluating and predicting as a user does, on very small films."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import common
-from cxrjax import checkpoint, evaluate, predict, steps, train, writers
+from cxrjax import checkpoint, clock, evaluate, predict, report, steps, train, writers
 from cxrjax.errors import UserError
 
 
@@ -91,6 +93,43 @@ def test_resumed_run_is_the_run_that_never_stopped(tmp_path):
     assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "parts"))
     steps_logged = [row["step"] for row in writers.read(tmp_path / "parts")]
     assert steps_logged == sorted(steps_logged)
+
+
+def test_a_stop_request_saves_after_the_step_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    count = clock.Clock.count
+
+    def kill_in_third_step(self, steps_done):
+        count(self, steps_done)
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(clock.Clock, "count", kill_in_third_step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        train.train(toy_config(), tmp_path / "stopped")
+    assert stopped.value.code == 130 and "stopped at step 3" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    train.train(toy_config(), tmp_path / "stopped")
+    train.train(toy_config(), tmp_path / "whole")
+    assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "stopped"))
+
+
+def test_a_config_that_failed_does_not_take_the_workdir(tmp_path):
+    with pytest.raises(UserError, match="bec"):
+        train.train(toy_config(**{"loss.name": "bec"}), tmp_path)
+    assert train.train(toy_config(train_for="4 steps"), tmp_path)["step"] == 4
+
+
+def test_a_validation_split_that_cannot_be_judged_still_gives_a_best_checkpoint(tmp_path):
+    config = toy_config(train_for="4 steps", **{"dataset.films": 3 * 16, "batch_size": 4})
+    config.monitor = "auroc"
+    real = report.quick_scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "quick_scores", lambda *a: {**real(*a), "auroc": float("nan")})
+        train.train(config, tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best")[3] == 4
 
 
 def test_several_steps_per_call_are_the_same_steps(tmp_path):
