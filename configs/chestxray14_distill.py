@@ -14,11 +14,11 @@ from configs import common
 
 
 def get_config(argument=None):
-    """`argument`: student, then teacher=WORKDIR, size=PIXELS, data=phantom, split=NAME."""
+    """`argument`: student, then teacher=WORKDIR, data=phantom, size=PIXELS, split=NAME."""
     arg = common.parse(
-        argument, model="resnet18", teacher="", size=224, data="chestxray14", split=""
+        argument, model="resnet18", teacher="", data="chestxray14", size=0, split=""
     )
-    config = common.findings(arg, arg.model)
+    config = common.of(arg.data, arg.model, arg.size, arg.split)
     config.scheme = ConfigDict({
         "name": "distill",
         "teachers": (arg.teacher,) if arg.teacher else (),

@@ -21,14 +21,14 @@ GROUPINGS = ("manual", "branches", "clustered")
 
 def get_config(argument=None):
     """`argument`: manual, branches or clustered, then model=NAME, number=GROUPS to find,
-    workdir=RUN to find them from, size=PIXELS, data=phantom, split=NAME."""
+    workdir=RUN to find them from, data=phantom, size=PIXELS, split=NAME."""
     arg = common.parse(
-        argument, grouping="manual", model="resnet18", number=4, workdir="", size=224,
-        data="chestxray14", split="",
+        argument, grouping="manual", model="resnet18", number=4, workdir="", data="chestxray14",
+        size=0, split="",
     )
     if arg.grouping not in GROUPINGS:
         raise UserError(f"unknown grouping {arg.grouping!r}" + suggest(arg.grouping, GROUPINGS))
-    config = common.findings(arg, arg.model)
+    config = common.of(arg.data, arg.model, arg.size, arg.split)
     clustered = arg.grouping == "clustered"
     config.scheme = ConfigDict({
         "name": "grouped",

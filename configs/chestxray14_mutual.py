@@ -16,14 +16,14 @@ from cxrjax import models
 
 def get_config(argument=None):
     """`argument`: the networks in the order of their updates, then order=simultaneous, peers=sum,
-    size=PIXELS, data=phantom, split=NAME. One network alone is trained on its labels."""
+    data=phantom, size=PIXELS, split=NAME. One network alone is trained on its labels."""
     given = [part for part in (argument or "").split(",") if part]
     cohort = [part for part in given if "=" not in part] or ["resnet50", "resnet18"]
     arg = common.parse(
         ",".join(part for part in given if "=" in part),
-        order="sequential", peers="mean", size=224, data="chestxray14", split="",
+        order="sequential", peers="mean", data="chestxray14", size=0, split="",
     )
-    config = common.findings(arg, cohort[0])
+    config = common.of(arg.data, cohort[0], arg.size, arg.split)
     bare = [model.rpartition(":")[2] for model in cohort]
     names = [
         name if name not in bare[:k] else f"{name}_{bare[:k].count(name) + 1}"

@@ -1,5 +1,9 @@
 """What all experiments share. A config file changes what it is about and leaves the rest."""
 
+import importlib
+import pathlib
+import pkgutil
+
 from ml_collections import ConfigDict
 
 from cxrjax import augment, datasets, losses, models
@@ -58,20 +62,28 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     return config
 
 
-def findings(arg: ConfigDict, model: str) -> ConfigDict:
-    """`base` for the 14 findings on the films of `arg.data`: 'chestxray14' or 'phantom'.
+def of(data: str, model: str, size: int = 0, split: str = "") -> ConfigDict:
+    """The experiment of `configs/<data>.py` (films, augmentation, optimizer) with another network.
+
+    What compares training schemes starts here, so that nothing else differs.
 
     Args:
-      arg: data, size and split ('' for the data set's default), from `parse`.
+      data: a config file beside this one, or the dotted path of a data set (then `base`).
       model: as for `base`.
+      size: of the films in pixels; 0 for the experiment's own.
+      split: '' for the experiment's own.
+
+    Raises:
+      UserError: there is no such file.
     """
-    config = base(arg.data, model, arg.size)
-    if arg.split:
-        config.dataset.split = arg.split
-    if arg.data == "phantom":
-        config.cache_in_memory = True
-        config.train_for = "5 epochs"
-    return config
+    if ":" in data:
+        return base(data, model, size)
+    folder = str(pathlib.Path(__file__).parent)
+    known = {m.name for m in pkgutil.iter_modules([folder])} - {"common"}
+    if data not in known:
+        raise UserError(f"no experiment configs/{data}.py" + suggest(data, known))
+    options = [model] + [f"size={size}"] * bool(size) + [f"split={split}"] * bool(split)
+    return importlib.import_module(f"configs.{data}").get_config(",".join(options))
 
 
 def dataset_options(name: str, image_size: int) -> ConfigDict:
