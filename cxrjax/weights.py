@@ -248,7 +248,8 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         theirs = _leaf_name(name, key)
         if theirs is None:
             continue
-        out[theirs] = _to_layout(np.asarray(ours), key[-1])
+        # Contiguous: safetensors writes an array's memory as it lies.
+        out[theirs] = np.ascontiguousarray(_to_layout(np.asarray(ours), key[-1]))
         if key[-1] == "var":
             counter = theirs.removesuffix("running_var") + "num_batches_tracked"
             out[counter] = np.zeros((), np.int64)

@@ -71,9 +71,10 @@ def after(count, batch, balance="fixed", model="resunet", optimizer="sgd"):
 
 
 # With learned uncertainty the class has a weight that is learned too: it is 1 in the first step
-# only, and its gradient would count when the whole gradient is clipped (AdamW's default here).
+# only, and its gradient would count when the whole gradient is clipped. SGD, because Adam's first
+# steps are near lr * sign(gradient): they blow the last bit of two compiled programs up.
 @pytest.mark.parametrize(
-    "balance, optimizer, count", [("fixed", "adamw", 3), ("pcgrad", "sgd", 3),
+    "balance, optimizer, count", [("fixed", "sgd", 3), ("pcgrad", "sgd", 3),
                                   ("uncertainty", "sgd", 1)]
 )
 def test_without_masks_a_batch_is_plain_classification(balance, optimizer, count):
