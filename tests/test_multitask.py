@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from configs import common, covid_radiography, jsrt
 from cxrjax import checkpoint, evaluate, metrics, steps, train
 from cxrjax.errors import UserError
+from cxrjax.optim import make_optimizer
 from cxrjax.schemes import multitask, supervised
 from tests import toy_masks
 
@@ -242,3 +243,46 @@ def test_the_probe_stands_beside_the_report(finished):
     assert page.count("| lungs blacked out |") == 1
     with pytest.raises(UserError, match="--probe"):
         evaluate.main(str(workdir), masks_from=str(workdir))
+
+
+# ---- the experiments
+
+
+def test_the_networks_share_one_recipe():
+    fields = {
+        name: train.flat(covid_radiography.get_config(name).to_dict())
+        for name in ("resunet", "resnet50", "convnext", "conformer", "cross_stitch", "mtan")
+    }
+    for other in fields.values():
+        own = {k for k in other if not k.startswith(("model.", "scheme."))}
+        assert {k: other[k] for k in own} == {k: fields["resunet"][k] for k in own}
+    assert {fields[n]["model.name"] for n in fields} == {
+        "resunet", "resnet50", "convnext_tiny", "conformer_small", "cross_stitch", "mtan"
+    }
+    other = covid_radiography.get_config("resunet,balance=pcgrad,encoder=densenet121,size=96")
+    assert (other.scheme.balance, other.model.encoder, other.dataset.image_size) == (
+        "pcgrad", "densenet121", 96
+    )
+
+
+def test_the_reported_recipe_is_report_as():
+    config = covid_radiography.get_config("resunet,reported,split=random")
+    assert (config.model.encoder, config.dataset.split) == ("resnet50", "random")
+    assert (config.batch_size, config.train_for) == (4, "25 epochs")
+    assert (config.loss.ce_weight, config.loss.dice_weight) == (1, 0.01)
+    _, rate = make_optimizer(dict(config.optimizer), dict(config.schedule), 100, 10.0)
+    assert {round(float(rate(step)), 6) for step in (0, 1, 50, 99)} == {0.1}
+    tx, _ = make_optimizer(dict(config.optimizer), dict(config.schedule), 100, 10.0)
+    params, grads = {"w": jnp.ones((2, 2))}, {"w": jnp.full((2, 2), 3.0)}
+    state = tx.init(params)
+    for _ in range(2):  # plain: no momentum, no decay, no clipping
+        updates, state = tx.update(grads, state, params)
+        np.testing.assert_allclose(updates["w"], -0.3, rtol=1e-6)
+
+
+def test_jsrt_learns_two_masks_and_is_chosen_by_them():
+    config = jsrt.get_config("mtan,balance=uncertainty")
+    assert (config.monitor, config.model.name, config.scheme.balance) == (
+        "dice", "mtan", "uncertainty"
+    )
+    assert config.loss.name == "bce" and config.loss.dice_weight > config.loss.ce_weight > 0
