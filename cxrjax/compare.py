@@ -30,6 +30,9 @@ from cxrjax.errors import UserError
 from cxrjax.evaluated import MULTICLASS, Evaluated, aligned, read, title
 from cxrjax.train import MAY_CHANGE, flat
 
+# Fields that name another run, or what was found in it: they change with the seed.
+_FOLLOWS = re.compile(r"scheme\.(teachers|workdir|found)|teachers\.\w+\.step")
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -156,9 +159,18 @@ def compare(
 
 
 def settings(run: Evaluated) -> dict[str, Any]:
-    """The fields of a run's config that make it another experiment: all but the seed's."""
-    fields = flat(run.report["run"]["config"])
-    return {k: v for k, v in fields.items() if k != "seed" and k not in MAY_CHANGE}
+    """The fields of a run's config that make it another experiment.
+
+    That is all but the seeds (of the run, of its networks, of its teachers) and what follows from
+    them: which run a teacher is, and the groups that were found.
+    """
+    found = {}
+    for key, value in flat(run.report["run"]["config"]).items():
+        own = re.sub(r"^(teachers\.\w+\.config\.)+", "", key)  # a teacher has a config of its own
+        seed = own != "dataset.seed" and own.rpartition(".")[2] == "seed"
+        if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):
+            found[key] = value
+    return found
 
 
 def group(networks: Sequence[Evaluated]) -> list[Entry]:

@@ -1,6 +1,8 @@
 """A student and its teachers: what it learns from them, and what a run keeps of them."""
 
+import copy
 import dataclasses
+import pathlib
 import shutil
 
 import flax.linen as nn
@@ -12,8 +14,9 @@ from ml_collections import ConfigDict
 from scipy.special import expit, softmax
 
 from configs import chestxray14_distill, chestxray14_mutual, common
-from cxrjax import checkpoint, evaluate, steps, train, trained
+from cxrjax import checkpoint, compare, evaluate, steps, train, trained
 from cxrjax.errors import UserError
+from cxrjax.evaluated import Evaluated
 from cxrjax.schemes import distill, supervised
 from tests import toy
 
@@ -185,6 +188,29 @@ def test_of_a_teacher_with_several_answers_one_is_chosen(cohort, network, words)
     run = trained.restore(cohort)
     expected = run.predict(run.states, unit)[network or "ensemble"]["logits"]
     np.testing.assert_allclose(ask(states["teachers"], unit), expected, rtol=1e-6)
+
+
+def test_runs_of_other_seeds_with_other_teachers_are_one_experiment(teacher):
+    def fields(config):
+        nothing = np.zeros((0, 3))
+        report = {"run": {"config": config}}
+        return compare.settings(
+            Evaluated(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
+        )
+
+    config = train.complete(experiment(teacher), films()).to_dict()
+    other = copy.deepcopy(config)
+    other["seed"] = other["teachers"]["teacher1"]["config"]["seed"] = 5
+    other["teachers"]["teacher1"]["step"], other["scheme"]["teachers"] = 999, ("elsewhere",)
+    assert fields(config) == fields(other)
+    other["teachers"]["teacher1"]["config"]["model"]["width"] = 9  # another kind of teacher
+    assert fields(config) != fields(other)
+    cohort = chestxray14_mutual.get_config("resnet18,resnet18,data=phantom").to_dict()
+    changed = copy.deepcopy(cohort)
+    changed["networks"]["resnet18_2"]["seed"] += 1
+    assert fields(cohort) == fields(changed)
+    changed["dataset"]["seed"] += 1  # other films
+    assert fields(cohort) != fields(changed)
 
 
 def with_test_films(opened):
