@@ -208,8 +208,7 @@ def test_groups_are_found_among_the_training_films_alone():
     table = {"id": films().table["id"]}
     table.update({f"label/{name}": label[:, k] for k, name in enumerate(toy.LABELS)})
     config = train.complete(experiment("clustered"), films(table=table))
-    assert config.scheme.groups == (("Left", "Top"), ("Right",))
-    assert config.scheme.clustering == "cooccurrence"
+    assert config.scheme.found == (("Left", "Top"), ("Right",)) and config.scheme.groups == ()
 
 
 def test_groups_are_found_from_what_a_trained_network_looks_for(tmp_path):
@@ -222,7 +221,7 @@ def test_groups_are_found_from_what_a_trained_network_looks_for(tmp_path):
     np.testing.assert_array_equal(vectors, np.asarray(kernel, np.float64).T)
     config = experiment("clustered", clustering="features", workdir=str(tmp_path))
     completed = train.complete(config, films())
-    assert completed.scheme.groups == groups.by_features(vectors, toy.LABELS, 2, config.seed)
+    assert completed.scheme.found == groups.by_features(vectors, toy.LABELS, 2, config.seed)
     with pytest.raises(UserError, match="answers to Left"):
         grouped.classifier_vectors(str(tmp_path), "best", ("Left", "Top", "Right"))
 
@@ -234,7 +233,7 @@ def test_a_run_keeps_the_groups_that_it_found(tmp_path):
     train.train(config, tmp_path / "parts")
     saved, _, whole, _ = checkpoint.restore_variables(tmp_path / "whole", "latest")
     equal(whole, checkpoint.restore_variables(tmp_path / "parts", "latest")[2])
-    found = [tuple(group) for group in saved["scheme"]["groups"]]
+    found = [tuple(group) for group in saved["scheme"]["found"]]
     assert sorted(label for group in found for label in group) == sorted(toy.LABELS)
     assert set(whole) == {"group1", "group2"}
     result = evaluate.evaluate(tmp_path / "whole")

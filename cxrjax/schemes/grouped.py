@@ -9,8 +9,9 @@
                               for (`workdir`, its `checkpoint`)
     config.scheme.number      of groups to find
 
-Groups that were found are part of the completed config, so that evaluation needs neither the
-training labels nor the other run. Only the merged answer is evaluated, as 'merged'.
+Groups that were found are part of the completed config (`config.scheme.found`), so that evaluation
+needs neither the training labels nor the other run. Only the merged answer is evaluated, under the
+name 'merged'.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ def complete(config: Any, films: Any) -> dict[str, Any]:
         raise UserError(
             f"scheme 'grouped' is for independent labels, and {config.dataset.name} is {films.task}"
         )
-    found = tuple(tuple(group) for group in scheme.groups)
-    if not found:
-        found = _find(config, films)
-        logging.info("label groups: %s", "; ".join(", ".join(group) for group in found))
-    groups.positions(found, films.labels)
-    return {"scheme": {"groups": found}}
+    if scheme.groups:
+        groups.positions(scheme.groups, films.labels)
+        return {"scheme": {"found": ()}}
+    found = _find(config, films)
+    logging.info("label groups: %s", "; ".join(", ".join(group) for group in found))
+    return {"scheme": {"found": found}}
 
 
 def _find(config: Any, films: Any) -> tuple[tuple[str, ...], ...]:
@@ -112,7 +113,7 @@ def classifier_vectors(
 
 def parts(config: Any) -> dict[str, Part]:
     """The networks by name: 'group1', ... of kind 'separate', 'merged' of kind 'branches'."""
-    positions = groups.positions(config.scheme.groups, config.labels)
+    positions = groups.positions(config.scheme.groups or config.scheme.found, config.labels)
     fields = config.to_dict()
     if config.scheme.kind == "branches":
         model = {
