@@ -179,6 +179,28 @@ def upsample(
     return jax.image.resize(heatmap, (*heatmap.shape[:-2], height, width), "linear")
 
 
+def align(
+    heatmap: Float[Array, "*batch h w"],
+    shift: tuple[int | float, int | float],
+    size: tuple[int, int],
+) -> Float[Array, "*batch H W"]:
+    """A map moved by `shift` and brought to `size`, bilinear, edges held.
+
+    Args:
+      shift: (down, right) in fractions of the map, at most one cell: where what its cells tell of
+        lies, beside where `upsample` puts them.
+    """
+    pad = 2
+    padded = jnp.pad(heatmap, [(0, 0)] * (heatmap.ndim - 2) + [(pad, pad)] * 2, mode="edge")
+    axes = (heatmap.ndim - 2, heatmap.ndim - 1)
+    scale = [n / heatmap.shape[a] for n, a in zip(size, axes)]
+    moved = [(d * heatmap.shape[a] - pad) * s for d, a, s in zip(shift, axes, scale)]
+    return jax.image.scale_and_translate(
+        padded, (*heatmap.shape[:-2], *size), axes, jnp.array(scale), jnp.array(moved), "linear",
+        antialias=False,
+    )
+
+
 def normalize(heatmap: Float[Array, "*batch h w"]) -> Float[Array, "*batch h w"]:
     """Each map to 0..1 between its own minimum and maximum; a constant map to zeros."""
     low = heatmap.min((-2, -1), keepdims=True)

@@ -36,14 +36,14 @@ class Options:
 
     network: str
     method: str
-    threshold: float
+    threshold: int | float
     findings: tuple[int, ...] | None
     max_films: int
 
 
 def choose(
-    run: Run, network: str | None, method: str, threshold: float, findings: str | None,
-    max_films: int,
+    run: Run, network: str | None, method: str, threshold: int | float,
+    findings: str | None, max_films: int,
 ) -> Options:
     """The options as given on the command line, checked against the run.
 
@@ -71,7 +71,7 @@ def choose(
 def main(
     workdir: str | None, images: str | None = None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, config: Any = None,
-    method: str = "grad_cam", threshold: float = 0.5, network: str | None = None,
+    method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12,
 ) -> int:
     """Explains films on disk, else the films of a split; status 1 if a film could not be read.

@@ -24,13 +24,13 @@ class Style:
 
     labels: Sequence[str]
     how: str
-    threshold: float
+    threshold: int | float
     fit: str
 
 
 def picture(
     style: Style, film: UInt8[np.ndarray, "h w"], heat: Float[np.ndarray, "hh ww"],
-    marked: Float[np.ndarray, "m 4"] | None = None, opacity: float = 0.5,
+    marked: Float[np.ndarray, "m 4"] | None = None, opacity: int | float = 0.5,
 ) -> Image.Image:
     """The film with heat, the map's boxes, and the marked boxes (fractions) laid over it."""
     height, width = film.shape
@@ -85,7 +85,7 @@ def file_name(explanation: Explanation) -> str:
 
 
 def agreement(
-    heat: Float[np.ndarray, "h w"], marked: Float[np.ndarray, "m 4"] | None, threshold: float
+    heat: Float[np.ndarray, "h w"], marked: Float[np.ndarray, "m 4"] | None, threshold: int | float
 ) -> list[str]:
     """One line on how the largest region and the highest point lie to the marked boxes, or none."""
     if heat.max(initial=0.0) <= 0:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
+from scipy import ndimage
 
 from cxrjax import cam, heads, localization, report, steps
 from cxrjax.errors import UserError
@@ -26,6 +27,7 @@ METHODS = {
 }
 FINE = 256  # pixels along a side of the maps that boxes are found on
 GRID = 14  # cells along a side of the film in occlusion
+SPOTS = 16  # at which the place of the cells is measured
 BATCH = 16  # gradients of all labels are held at once
 
 
@@ -69,11 +71,12 @@ def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, 
 
     With 'cam' comes `gap` f32[b] (see `cam.linear_cam`), with a decoder `mask_logits`.
 
-    An answer that has no `features` of its own is merged out of the other networks': its maps are
-    the sums of theirs, each by the gradient of the merged logit.
+    Maps are four times as fine as the network's last map, and moved to where its cells look (see
+    `measure_shift`). An answer that has no `features` of its own is merged out of the other
+    networks': its maps are the sums of theirs, each by the gradient of the merged logit.
 
     Raises:
-      UserError: unknown method, or (when called) a network without a last map to explain by.
+      UserError: unknown method, or a network without a last map to explain by.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}" + suggest(method, METHODS))
@@ -85,31 +88,92 @@ def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, 
         kept = {k: outputs[k] for k in ("logits", "mask_logits") if k in outputs}
         return {**kept, "heat": heat}
 
+    if method == "occlusion":
+        return jax.jit(by_occlusion)
+    shifts = measure_shift(run, network)
+
     def by_features(states: Any, image: jax.Array) -> dict[str, jax.Array]:
         def forward(x):
             outputs = run.predict(states, x)
             out = outputs[network]
-            maps = [out] if "features" in out else [o for o in outputs.values() if "features" in o]
-            maps = [f for o in maps for f in jax.tree.leaves(o["features"])]
-            return out["logits"], maps, {k: out[k] for k in ("mask_logits",) if k in out}
+            more = {k: out[k] for k in ("mask_logits",) if k in out}
+            return out["logits"], maps_of(outputs, network), more
 
         logits, maps, head_fns, more = heads.cut(forward, steps.to_unit(image))
-        pairs = [(m, h) for m, h in zip(maps, head_fns) if h is not None]
-        if not pairs:
+        known = [i for i, h in enumerate(head_fns) if h is not None]
+        if not known:
             raise UserError(
                 f"the network {network!r} does not compute its logits from the `features` in its "
                 "outputs, so that they cannot explain it: use --method=occlusion"
             )
         if method == "cam":
-            found, gaps = zip(*(cam.linear_cam(h, m) for m, h in pairs))
+            found, gaps = zip(*(cam.linear_cam(head_fns[i], maps[i]) for i in known))
             more["gap"] = jnp.stack(gaps).max(0)
         else:
-            found = [getattr(cam, method)(h, m) for m, h in pairs]
-        size = tuple(max(f.shape[a] for f in found) for a in (2, 3))
-        heat = sum(f if f.shape[2:] == size else cam.upsample(f, size) for f in found)
+            found = [getattr(cam, method)(head_fns[i], maps[i]) for i in known]
+        size = tuple(min(FINE, 4 * max(f.shape[axis] for f in found)) for axis in (2, 3))
+        heat = sum(cam.align(f, shifts[i], size) for f, i in zip(found, known))
         return {**more, "logits": logits, "heat": heat}
 
-    return jax.jit(by_occlusion if method == "occlusion" else by_features)
+    return jax.jit(by_features)
+
+
+def maps_of(outputs: Mapping[str, Any], network: str) -> list[jax.Array]:
+    """The last maps behind an answer: its own, else those of the networks it is merged out of."""
+    out = outputs[network]
+    owners = [out] if "features" in out else [o for o in outputs.values() if "features" in o]
+    return [features for o in owners for features in jax.tree.leaves(o["features"])]
+
+
+def measure_shift(run: Run, network: str) -> list[tuple[float, float]]:
+    """How far (down, right) from the middle of its cell each cell looks, in fractions of the film.
+
+    A cell of the last map is usually drawn where it lies in the map, as if its receptive field had
+    its centre there. It does not in networks whose strided convolutions have odd kernels and the
+    same padding on both sides (ResNet, Conformer): each takes up the upper left pixel of its four,
+    which adds up to nearly half a cell. The shift is measured: soft spots at random places in the
+    middle of a random film change the map, and the centre of that change is compared with the
+    place, on average over the spots.
+
+    Returns:
+      One shift for each of `maps_of`, at most half a cell.
+    """
+    size = run.config.image_shape[0]
+    maps = jax.jit(
+        lambda states, image: maps_of(run.predict(states, image), network)
+    )
+    rng = np.random.default_rng(0)
+    rough = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 32, mode="nearest")
+    film = 0.45 + 0.15 * rough / rough.std()
+    places = size * (1 / 3 + rng.random((SPOTS, 2)) / 3)
+    middle = np.arange(size) + 0.5
+
+    def batch(radius: float) -> np.ndarray:
+        down, right = (
+            np.exp(-((middle - places[:, axis, None]) ** 2) / (2 * radius**2)) for axis in (0, 1)
+        )
+        films = film + 0.5 * down[:, :, None] * right[:, None, :]
+        return np.clip(films, 0.0, 1.0)[..., None].astype(np.float32)
+
+    base = np.broadcast_to(np.clip(film, 0, 1), (SPOTS, size, size))[..., None].astype(np.float32)
+    before = maps(run.states, base)
+    after = maps(run.states, batch(size / 2 / max(m.shape[1] for m in before)))
+    return [_center_of_change(np.asarray(a - b), places / size) for a, b in zip(after, before)]
+
+
+def _center_of_change(
+    change: Float[np.ndarray, "n h w d"], places: Float[np.ndarray, "n 2"]
+) -> tuple[float, float]:
+    power = (change**2).sum(-1)
+    total = power.sum((1, 2))
+    found = []
+    for axis, cells in ((0, power.shape[1]), (1, power.shape[2])):
+        centers = (np.arange(cells) + 0.5) / cells
+        profile = power.sum(2 - axis)
+        seen = (profile * centers).sum(1)[total > 0] / total[total > 0]
+        shift = float(np.mean(places[total > 0, axis] - seen)) if len(seen) else 0.0
+        found.append(float(np.clip(shift, -0.5 / cells, 0.5 / cells)))
+    return found[0], found[1]
 
 
 def explain(
@@ -174,7 +238,7 @@ def enlarge(heat: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "siz
 
 
 def regions(
-    heat: Float[np.ndarray, "h w"], threshold: float = 0.5
+    heat: Float[np.ndarray, "h w"], threshold: int | float = 0.5
 ) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " 2"]]:
     """Boxes of a map, largest region first, and its highest point (x, y; NaN if it is flat).
 

@@ -86,7 +86,7 @@ def judge(
     marked: Marked,
     heat_of: HeatOf,
     number: int,
-    threshold: float,
+    threshold: int | float,
     random_position: bool = False,
 ) -> Judged:
     """Scores by each rule of `localization`, of maps against the marked boxes.
@@ -126,7 +126,7 @@ def judge_all(
     explanations: Sequence[Explanation],
     fresh: Sequence[Explanation],
     number: int,
-    threshold: float,
+    threshold: int | float,
 ) -> dict[str, Judged]:
     """{system: {rule: scores}}: the network, then its controls.
 

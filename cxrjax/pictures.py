@@ -63,9 +63,19 @@ def heat_on_film(
     What speaks against the finding (below zero) and what the network did not see are 0.
     """
     top = float(heat.max(initial=0.0))
-    positive = np.maximum(heat, 0.0) / (top if top > 0 else 1.0)
+    return _on_film(np.maximum(heat, 0.0) / (top if top > 0 else 1.0), height, width, fit)
+
+
+def mask_on_film(
+    probability: Float[np.ndarray, "s s"], height: int, width: int, fit: str = "stretch"
+) -> UInt8[np.ndarray, "height width"]:
+    """What of the film lies inside a structure: 1 where its probability is above one half."""
+    return (_on_film(probability, height, width, fit) > 0.5).astype(np.uint8)
+
+
+def _on_film(values: np.ndarray, height: int, width: int, fit: str) -> np.ndarray:
     x0, y0, x1, y1 = (round(v) for v in square(height, width, fit))
-    whole = Image.fromarray(positive.astype(np.float32)).resize(
+    whole = Image.fromarray(values.astype(np.float32)).resize(
         (max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BILINEAR
     )
     # Pasting cuts off what reaches beyond the film.
@@ -77,17 +87,19 @@ def heat_on_film(
 def blend(
     film: UInt8[np.ndarray, "h w"],
     heat: Float[np.ndarray, "h w"],
-    opacity: float = 0.5,
-    threshold: float = 0.5,
+    opacity: int | float = 0.5,
+    threshold: int | float = 0.5,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The film with the heat (0..1) laid over it.
 
     From `threshold` on the colour has its full `opacity`; below it fades with the square of the
     heat, so that cold parts of the film stay as they are.
     """
-    alpha = opacity * np.minimum(1.0, heat / threshold)[..., None] ** 2
-    color = _colors()[np.rint(255 * heat).astype(np.uint8)]
-    return np.rint((1 - alpha) * film[..., None] + alpha * color).astype(np.uint8)
+    heat = heat.astype(np.float32)
+    alpha = np.float32(opacity) * np.minimum(np.float32(1), heat / np.float32(threshold)) ** 2
+    color = _colors()[(255 * heat + 0.5).astype(np.uint8)]
+    gray = film.astype(np.float32)[..., None]
+    return (gray + alpha[..., None] * (color - gray) + np.float32(0.5)).astype(np.uint8)
 
 
 def fit_into(film: UInt8[np.ndarray, "h w"], longest: int) -> UInt8[np.ndarray, "_ _"]:
@@ -104,12 +116,17 @@ def draw_boxes(
     """Draws boxes (pixels) into the picture, on a dark rim that shows them on white bone too."""
     draw = ImageDraw.Draw(image)
     width = max(2, round(max(image.size) / 220))
-    for x0, y0, x1, y1 in boxes:
-        corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
-        for start, end in zip(corners, corners[1:]):
-            for line, ink in ((width + 2, "#000000"), (width, color)):
-                for piece in _pieces(start, end, image.size, dashed):
-                    draw.line(piece, fill=ink, width=line)
+    inset = width / 2
+    for box in boxes:
+        # A box at the film's border keeps its whole line.
+        x0, y0 = np.maximum(box[:2], inset)
+        x1, y1 = np.minimum(box[2:], np.array(image.size) - 1 - inset)
+        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
+        sides = zip(corners, corners[1:])
+        pieces = [p for a, b in sides for p in _pieces(a, b, image.size, dashed)]
+        for line, ink in ((width + 2, "#000000"), (width, color)):
+            for piece in pieces:
+                draw.line(piece, fill=ink, width=line)
 
 
 def _pieces(start, end, size, dashed):
