@@ -279,6 +279,8 @@ def markdown(
         own = result["entries"][entry.name]["difference to the best"]
         rows.append([entry.name, *(_difference(own.get(f)) for f in figures)])
     lines += report.table(["network", *figures], rows)
+    lines += ["", "## AUROC by finding", "",
+              *report.table(["finding", *(e.name for e in entries)], _by_label(entries))]
     if result["configs differ in"]:
         lines += ["", "## What else differs between the runs", "",
                   *report.table(["config", *(e.name for e in entries)],
@@ -293,6 +295,20 @@ def markdown(
             "networks": {e.name: {"macro": {f: e.mean(f) for f in figures}} for e in entries}}
     lines += report.published_tables(ours, published)
     return "\n".join(lines) + "\n"
+
+
+def _by_label(entries: Sequence[Entry]) -> list[list[str]]:
+    rows = []
+    for label in entries[0].runs[0].report["labels"]:
+        cells = []
+        for entry in entries:
+            every = [r.report["networks"][r.network]["per_label"][label]["AUROC"]
+                     for r in entry.runs]
+            values = [np.nan if v is None else v for v in every]
+            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(report.number(float(np.mean(values))) + spread)
+        rows.append([label, *cells])
+    return rows
 
 
 def _difference(own: Mapping[str, Any] | None) -> str:

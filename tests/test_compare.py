@@ -128,6 +128,9 @@ def test_runs_that_differ_in_the_seed_are_one_experiment(tmp_path):
     np.testing.assert_allclose(entry["figures"]["accuracy"]["sd"], np.std(accuracy, ddof=1))
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{np.mean(accuracy):.4f} ± {np.std(accuracy, ddof=1):.4f}" in page
+    areas = [sk.roc_auc_score(TRUTH[:, 1], report.probabilities(noisy(s), "multiclass")[:, 1])
+             for s in range(3)]
+    assert f"| B | {np.mean(areas):.4f} ± {np.std(areas, ddof=1):.4f} |" in page
     saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert saved["entries"]["other"]["figures"]["accuracy"]["sd"] is None
 
