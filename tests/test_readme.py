@@ -55,6 +55,11 @@ def test_a_network_loss_and_data_set_of_ones_own(lab):
     assert report["films"] == 30
 
 
+def test_the_scheme_is_the_one_that_is_tested():
+    tested = (ROOT / "tests/own_scheme.py").read_text()
+    assert own_files()["my_lab/mixup.py"] == f"# my_lab/mixup.py\n{tested}"
+
+
 def test_commands_name_configs_and_modes_that_exist():
     commands = re.findall(r"launch\.py (--[^&`\n]+)", TEXT)
     assert len(commands) > 5
