@@ -20,6 +20,7 @@ MODES = {
     "predict": "cxrjax.predict:main",
     "explain": "cxrjax.explain:main",
     "view": "cxrjax.viewer:main",
+    "benchmark": "cxrjax.benchmark:main",
 }
 
 HELP = """cxrjax: train, judge and explain classifiers of chest radiographs
@@ -65,6 +66,11 @@ flags.DEFINE_string("network", None, "Which of the run's networks to explain.")
 flags.DEFINE_string("findings", None, "Explain these findings only, as in Mass,Nodule.")
 flags.DEFINE_integer("max_films", 12, "Films on a contact sheet.")
 flags.DEFINE_string("output", None, "File or folder to write to; a default lies in the workdir.")
+flags.DEFINE_string("against", None, "Benchmark: compare with the same network in 'torch'.")
+flags.DEFINE_string("models", None, "Benchmark: networks, as in resnet18,densenet121.")
+flags.DEFINE_integer("size", None, "Benchmark: side of the films, instead of the config's.")
+flags.DEFINE_integer("batch", None, "Benchmark: films in a batch, instead of the config's.")
+flags.DEFINE_integer("repeats", 5, "Benchmark: turns of each side.")
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:argument].", lock_config=True)
 
 
