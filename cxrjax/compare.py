@@ -30,6 +30,8 @@ from cxrjax.errors import UserError
 from cxrjax.evaluated import MULTICLASS, Evaluated, aligned, read, title
 from cxrjax.train import MAY_CHANGE, flat
 
+# A field of a member network or of a teacher, and the run's own field that it is a copy of.
+_COPY = re.compile(r"(?:teachers\.\w+\.config|networks\.\w+)\.(.+)")
 # Fields that name another run, or what was found in it: they change with the seed.
 _FOLLOWS = re.compile(r"scheme\.(teachers|workdir|found)|teachers\.\w+\.step")
 
@@ -201,8 +203,16 @@ def group(networks: Sequence[Evaluated]) -> list[Entry]:
 
 
 def differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
-    """{field of the config: its value in each entry} for the fields that are not all the same."""
-    every = [settings(entry.runs[0]) for entry in entries]
+    """{field of the config: its value in each entry} for the fields that are not all the same.
+
+    What a network of several, or a teacher, has in common with its run's own field is left out.
+    """
+
+    def telling(fields: Mapping[str, Any]) -> dict[str, Any]:
+        copies = {k: _COPY.fullmatch(k) for k in fields}
+        return {k: v for k, v in fields.items() if not copies[k] or fields.get(copies[k][1]) != v}
+
+    every = [telling(settings(entry.runs[0])) for entry in entries]
     fields = sorted(set().union(*every))
     values = {f: [own.get(f, "-") for own in every] for f in fields}
     return {f: v for f, v in values.items() if any(x != v[0] for x in v)}

@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 
 from configs import chestxray14_distill, chestxray14_mutual, common
 from cxrjax import checkpoint, compare, evaluate, steps, train, trained
+from cxrjax.compare import Entry
 from cxrjax.errors import UserError
 from cxrjax.evaluated import Evaluated
 from cxrjax.schemes import distill, supervised
@@ -191,12 +192,12 @@ def test_of_a_teacher_with_several_answers_one_is_chosen(cohort, network, words)
 
 
 def test_runs_of_other_seeds_with_other_teachers_are_one_experiment(teacher):
+    def evaluated(config):
+        nothing, report = np.zeros((0, 3)), {"run": {"config": config}}
+        return Evaluated(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
+
     def fields(config):
-        nothing = np.zeros((0, 3))
-        report = {"run": {"config": config}}
-        return compare.settings(
-            Evaluated(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
-        )
+        return compare.settings(evaluated(config))
 
     config = train.complete(experiment(teacher), films()).to_dict()
     other = copy.deepcopy(config)
@@ -205,6 +206,8 @@ def test_runs_of_other_seeds_with_other_teachers_are_one_experiment(teacher):
     assert fields(config) == fields(other)
     other["teachers"]["teacher1"]["config"]["model"]["width"] = 9  # another kind of teacher
     assert fields(config) != fields(other)
+    shown = compare.differences([Entry("a", (evaluated(config),)), Entry("b", (evaluated(other),))])
+    assert set(shown) == {"teachers.teacher1.config.model.width"}
     cohort = chestxray14_mutual.get_config("resnet18,resnet18,data=phantom").to_dict()
     changed = copy.deepcopy(cohort)
     changed["networks"]["resnet18_2"]["seed"] += 1
