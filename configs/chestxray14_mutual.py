@@ -33,18 +33,24 @@ def get_config(argument=None):
         "name": "mutual", "networks": tuple(names), "order": arg.order, "peers": arg.peers,
         "kl_weight": 1.0, "temperature": 1.0, "kl_labels": "mean",
     })
-    # A change of config.optimizer or config.seed reaches every network; a network's own field
+    # A change of config.seed, config.optimizer or an option of config.model reaches every network
+    # (an option only where the first network has it at the same default); a network's own field
     # changes it alone.
+    shared = models.defaults_of(cohort[0])
+
+    def options(model):
+        return {
+            k: config.model.get_oneway_ref(k) if k in shared and shared[k] == v else v
+            for k, v in models.defaults_of(model).items()
+        }
+
     config.networks = ConfigDict({
         name: {
-            "model": {"name": model, **models.defaults_of(model)},
+            "model": {"name": model, **options(model)},
             "optimizer": {k: config.optimizer.get_oneway_ref(k) for k in config.optimizer},
             "seed": config.get_oneway_ref("seed") + 1000 * k,
             "init_from": config.get_oneway_ref("init_from"),
         }
         for k, (name, model) in enumerate(zip(names, cohort))
     })
-    for own in config.networks.values():
-        for option in set(own.model) & set(config.model) & {"dtype", "small_stem"}:
-            own.model[option] = config.model.get_oneway_ref(option)
     return config

@@ -429,10 +429,13 @@ def test_a_network_of_the_config_follows_the_common_fields_until_it_has_its_own(
     assert config.scheme.networks == ("resnet50", "resnet18", "resnet18_2")
     config.optimizer.learning_rate, config.seed = 5e-4, 7
     config.networks.resnet18.optimizer.learning_rate = 1e-4
+    config.model.width, config.networks.resnet18_2.model.width = 32, 16
     networks = mutual.networks(config)
     rates = [net.optimizer["learning_rate"] for net in networks.values()]
     assert rates == [5e-4, 1e-4, 5e-4] and config.optimizer.learning_rate == 5e-4
     assert [net.seed for net in networks.values()] == [7, 1007, 2007]
+    assert [net.model["width"] for net in networks.values()] == [32, 32, 16]
+    assert [net.model["depths"][2] for net in networks.values()] == [6, 2, 2]
     assert list(networks) == list(config.scheme.networks)
 
 
