@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Real
 
 from cxrjax import bootstrap, metrics
 
@@ -125,14 +125,14 @@ def worst_first(dice: Float[np.ndarray, "n m"]) -> np.ndarray:
 def plot(
     path: pathlib.Path,
     captions: Sequence[str],
-    images: UInt8[np.ndarray, "n h w 1"],
+    images: Real[np.ndarray, "n h w 1"],
     truth: Bool[np.ndarray, "n h w m"],
     answer: Bool[np.ndarray, "n h w m"],
     structures: Sequence[str],
     title: str,
 ) -> None:
     """Film, truth and prediction of each film, two films a row; the truth is outlined in both."""
-    films = len(captions)
+    films, white = len(captions), 255 if images.dtype == np.uint8 else 1
     rows = -(-films // 2)
     figure, axes = plt.subplots(
         rows, 6, figsize=(13, 0.6 + 2.45 * rows), layout="constrained", squeeze=False
@@ -142,7 +142,7 @@ def plot(
     for i in range(films):
         panels = axes[i // 2, 3 * (i % 2) : 3 * (i % 2) + 3]
         for ax, what, shown in zip(panels, ("", "truth", "prediction"), (None, truth, answer)):
-            ax.imshow(images[i, ..., 0], cmap="gray", vmin=0, vmax=255)
+            ax.imshow(images[i, ..., 0], cmap="gray", vmin=0, vmax=white)
             ax.set_title(what or captions[i], fontsize=7)
             if shown is None:
                 continue

@@ -113,7 +113,8 @@ def create_state(
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
     variables = jax.jit(functools.partial(model.init, train=False))({"params": rng}, image)
     if config.init_from:
-        name = model_options["name"]
+        # Of a network around an encoder (resunet) the encoder is what others have weights for.
+        name = model_options.get("encoder", model_options["name"])
         variables = warm_start.load(config.init_from, name, config.labels, variables)
     tx, _ = make_optimizer(
         optimizer_options,

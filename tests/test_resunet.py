@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from cxrjax import models, steps, train
+from cxrjax import models, steps, train, weights
 from cxrjax.errors import UserError
 from cxrjax.models import cross_stitch, mtan, resunet
 from cxrjax.schemes import supervised
@@ -180,6 +180,24 @@ def test_bfloat16_computes_and_answers_in_float32():
     out, variables = jax.eval_shape(lambda x: net.init_with_output(KEY, x), film)
     assert out["mask_logits"].dtype == jnp.float32
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+
+
+def test_weights_of_a_published_classifier_enter_the_trunk(tmp_path, monkeypatch):
+    config = types.SimpleNamespace(
+        labels=("a", "b", "c"), masks=("lungs",), init_from=str(tmp_path / "w.pth"),
+        model={"name": "resunet", **SHARING["resunet"], "decoder_width": 8},
+        optimizer=dict(common.base("tests.toy_masks:", "resunet", 32).optimizer),
+        schedule={"name": "constant", "warmup": "0 steps"}, total_steps=1, steps_per_epoch=1.0,
+    )
+    theirs = some_variables(jax.eval_shape(
+        models.create("resnet18", 3, **TINY).init, KEY, normal(1, 32, 32, 1)
+    ))
+    tensors = weights.to_torch("resnet18", theirs)
+    monkeypatch.setattr(weights, "load_state_dict", lambda path: tensors)
+    state = steps.create_state(config, KEY, {"image": np.zeros((1, 32, 32, 1))})
+    for key, value in flat(theirs["params"]).items():
+        np.testing.assert_array_equal(flat(state.params)[key], value)
+    assert "decoder" in state.params
 
 
 # ---- the decoder's pieces

@@ -120,6 +120,7 @@ def cross_stitch(
     decoder_width: int = 256,
     dtype: str = "float32",
     small_stem: bool = False,
+    drop_path: float = 0.0,
     dropout: float = 0.0,
     remat: bool = False,
     **options: Any,
@@ -131,5 +132,6 @@ def cross_stitch(
     magnitude for SGD; under Adam, whose steps do not shrink with the gradient, they need not.)
     """
     options |= dict(dtype=dtype, small_stem=small_stem, dropout=dropout, remat=remat)
+    options |= {"drop_path": drop_path} if drop_path else {}  # a DenseNet knows none
     network, decoder = parts(encoder, num_classes, num_masks, decoder_width, ENCODERS, options)
     return CrossStitch(encoder=Pair(network.encoder), head=network.head, decoder=decoder)

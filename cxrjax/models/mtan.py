@@ -83,12 +83,14 @@ def mtan(
     decoder_width: int = 256,
     dtype: str = "float32",
     small_stem: bool = False,
+    drop_path: float = 0.0,
     dropout: float = 0.0,
     remat: bool = False,
     **options: Any,
 ) -> Classifier:
     """A shared trunk with task attention; the arguments are `resunet`'s."""
     options |= dict(dtype=dtype, small_stem=small_stem, dropout=dropout, remat=remat)
+    options |= {"drop_path": drop_path} if drop_path else {}  # a DenseNet knows none
     network, decoder = parts(encoder, num_classes, num_masks, decoder_width, ENCODERS, options)
     return Mtan(
         encoder=network.encoder,

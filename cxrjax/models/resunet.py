@@ -151,6 +151,7 @@ def resunet(
     decoder_width: int = 256,
     dtype: str = "float32",
     small_stem: bool = False,
+    drop_path: float = 0.0,
     dropout: float = 0.0,
     remat: bool = False,
     **options: Any,
@@ -162,13 +163,14 @@ def resunet(
       num_masks: structures to segment. 0 stands for those of the data set, which `steps.make_model`
         fills in.
       decoder_width: see `Decoder`.
-      dtype: as for every network of ours; so are small_stem, dropout and remat.
-      **options: further options of the encoder's network (drop_path, width, ...).
+      dtype: as for every network of ours; so are small_stem, drop_path, dropout and remat.
+      **options: further options of the encoder's network (width, depths, ...).
 
     Raises:
       UserError: see `parts`.
     """
     options |= dict(dtype=dtype, small_stem=small_stem, dropout=dropout, remat=remat)
+    options |= {"drop_path": drop_path} if drop_path else {}  # a DenseNet knows none
     network, decoder = parts(
         encoder, num_classes, num_masks, decoder_width, ENCODERS, options
     )
