@@ -27,7 +27,7 @@ METHODS = {
 }
 FINE = 256  # pixels along a side of the maps that boxes are found on
 GRID = 14  # cells along a side of the film in occlusion
-SPOTS = 16  # at which the place of the cells is measured
+SPOTS = 32  # at which the place of the cells is measured
 BATCH = 16  # gradients of all labels are held at once
 
 
@@ -139,26 +139,21 @@ def measure_shift(run: Run, network: str) -> list[tuple[float, float]]:
       One shift for each of `maps_of`, at most half a cell.
     """
     size = run.config.image_shape[0]
-    maps = jax.jit(
-        lambda states, image: maps_of(run.predict(states, image), network)
-    )
     rng = np.random.default_rng(0)
     rough = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 32, mode="nearest")
     film = 0.45 + 0.15 * rough / rough.std()
     places = size * (1 / 3 + rng.random((SPOTS, 2)) / 3)
-    middle = np.arange(size) + 0.5
-
-    def batch(radius: float) -> np.ndarray:
-        down, right = (
-            np.exp(-((middle - places[:, axis, None]) ** 2) / (2 * radius**2)) for axis in (0, 1)
-        )
-        films = film + 0.5 * down[:, :, None] * right[:, None, :]
-        return np.clip(films, 0.0, 1.0)[..., None].astype(np.float32)
-
-    base = np.broadcast_to(np.clip(film, 0, 1), (SPOTS, size, size))[..., None].astype(np.float32)
-    before = maps(run.states, base)
-    after = maps(run.states, batch(size / 2 / max(m.shape[1] for m in before)))
-    return [_center_of_change(np.asarray(a - b), places / size) for a, b in zip(after, before)]
+    maps = jax.jit(lambda states, image: maps_of(run.predict(states, image), network))
+    shape = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    cells = max(m.shape[1] for m in jax.eval_shape(maps, run.states, shape))
+    middle, radius = np.arange(size) + 0.5, size / cells / 2
+    down, right = (
+        np.exp(-((middle - places[:, axis, None]) ** 2) / (2 * radius**2)) for axis in (0, 1)
+    )
+    films = film + 0.5 * np.concatenate([np.zeros((1, size, size)), down[:, :, None]
+                                         * right[:, None, :]])
+    found = maps(run.states, np.clip(films, 0.0, 1.0)[..., None].astype(np.float32))
+    return [_center_of_change(np.asarray(m[1:] - m[:1]), places / size) for m in found]
 
 
 def _center_of_change(

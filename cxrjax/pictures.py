@@ -147,7 +147,7 @@ def draw_outline(image: Image.Image, inside: Integer[np.ndarray, "h w"], color: 
     """Draws the rim of a mask (0/1, the picture's size) into an RGB picture."""
     mask = inside > 0
     core = mask.copy()
-    thick = max(1, round(max(image.size) / 400))
+    thick = max(2, round(max(image.size) / 400))
     for axis in (0, 1):
         for step in (-thick, thick):
             core &= np.roll(mask, step, axis)

@@ -242,7 +242,7 @@ def _fitted(film: np.ndarray, width: int, height: int) -> np.ndarray:
 def title(reading: Reading, view: View, labels: tuple[str, ...]) -> str:
     """What the picture shows: the finding and its probability, else the film's name."""
     if view.before_after:
-        return f"before and after the removal of bright artefacts ({reading.removed:.2%} changed)"
+        return f"Before and after removing bright artefacts   {reading.removed:.1%} of pixels"
     if view.finding is None:
         return reading.path.name
     probability = reading.explanation.probabilities[view.finding]
