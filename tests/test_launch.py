@@ -67,7 +67,8 @@ LEVELS = [
     {"train", "evaluate", "heatmaps"},
     {"predict", "marked", "compare", "benchmark"},
     {"gallery"},
-    {"explain", "viewer_model"},
+    {"explain", "viewer_model", "viewer_widgets"},
+    {"viewer_window"},
     {"viewer"},
 ]
 
