@@ -126,5 +126,17 @@ def main(_):
     sys.exit(status or 0)
 
 
+def take_huge_pages() -> None:
+    """Begins again, once, with arrays on huge pages (glibc on Linux; elsewhere nothing changes).
+
+    A training step on the CPU takes its memory anew each time, and with pages of 4 KB a tenth of
+    the step went into page faults. glibc reads this setting only as a process starts.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 if __name__ == "__main__":
+    take_huge_pages()
     app.run(main, flags_parser=parse)

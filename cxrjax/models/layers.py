@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cxrjax.errors import UserError
+from cxrjax.models import convolutions
 
 Moments = tuple[Float[Array, " _"], Float[Array, " _"]]
 
@@ -51,94 +52,10 @@ def check_rates(**rates: float) -> None:
             raise UserError(f"{name} must be at least 0 and below 1, not {rate}")
 
 
-def on_cpu() -> bool:
-    """Whether XLA compiles for the CPU, where some convolutions have no fast path (see `Conv`)."""
-    return jax.default_backend() == "cpu"
-
-
-def _taps(x: Array, size: tuple[int, int], kernel: int, stride: int) -> list[list[Array]]:
-    """Views of the padded `x`, one per kernel position, each of the output's `size`."""
-    h, w = size
-    return [
-        [
-            x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-            for j in range(kernel)
-        ]
-        for i in range(kernel)
-    ]
-
-
-def _pad(x: Array, before: int, after: int, value: float = 0.0) -> Array:
-    sides = ((0, 0), (before, after), (before, after), (0, 0))
-    return jnp.pad(x, sides, constant_values=value)
-
-
-def _cells(x: Array, size: int) -> Array:
-    """[b, h, w, c] -> [b, h // size, w // size, size * size * c]; what is left over is dropped."""
-    b, h, w, c = x.shape
-    h, w = h // size, w // size
-    x = x[:, : h * size, : w * size].reshape(b, h, size, w, size, c)
-    return jnp.moveaxis(x, 2, 3).reshape(b, h, w, size * size * c)
-
-
-def _tap_convolution(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """A convolution as one matrix product per kernel position."""
-    k = kernel.shape[0]
-    size = tuple((n + 2 * padding - k) // stride + 1 for n in x.shape[1:3])
-    views = _taps(_pad(x, padding, padding), size, k, stride)
-    return sum(views[i][j] @ kernel[i, j] for i in range(k) for j in range(k))
-
-
-def _tap_depthwise(x: Array, kernel: Array) -> Array:
-    """A stride-1 depthwise convolution of odd kernel as one multiply-add per kernel position."""
-    k = kernel.shape[0]
-    views = _taps(_pad(x, k // 2, k // 2), x.shape[1:3], k, 1)
-    return sum(views[i][j] * kernel[i, j, 0] for i in range(k) for j in range(k))
-
-
-@jax.custom_vjp
-def depthwise_by_taps(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
-) -> Float[Array, "b h w c"]:
-    """A stride-1 depthwise convolution of odd kernel `k`, zero-padded to the input's size.
-
-    Equal to `lax.conv_general_dilated` with one group per channel, which on the CPU is some forty
-    times slower; the derivative is written out because the transposed slices are slow as well.
-    """
-    return _tap_depthwise(x, kernel)
-
-
-def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _tap_depthwise(x, kernel), (x, kernel)
-
-
-def _depthwise_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    k = kernel.shape[0]
-    padded = _pad(x, k // 2, k // 2).astype(jnp.float32)
-
-    # Film by film, so that the k * k sums read what is still in the cache: four times faster.
-    def add(total: Array, film: tuple[Array, Array]) -> tuple[Array, None]:
-        x, g = film
-        views = _taps(x[None], g.shape[:2], k, 1)
-        sums = jnp.stack([jnp.stack([jnp.sum(v[0] * g, (0, 1)) for v in row]) for row in views])
-        return total + sums, None
-
-    start = jnp.zeros((k, k, x.shape[-1]), jnp.float32)
-    d_kernel, _ = lax.scan(add, start, (padded, g.astype(jnp.float32)))
-    return _tap_depthwise(g, kernel[::-1, ::-1]), d_kernel[:, :, None].astype(kernel.dtype)
-
-
-depthwise_by_taps.defvjp(_depthwise_forward, _depthwise_backward)
-
-
 class Conv(nn.Module):
     """A square convolution, torch-padded (`kernel // 2` on both sides unless `padding` is given).
 
-    A 1x1 convolution and one of separate patches (stride = kernel, no padding) are matrix products.
-    On the CPU two more cases leave XLA's convolution: a 3x3 one whose result is smaller than 3x3
-    (there the compiler swaps the operands, finds no fast path for that and falls back to plain
-    loops, a hundred times slower) and depthwise convolutions.
+    How it is computed is chosen in `convolutions`.
     """
 
     features: int
@@ -163,23 +80,8 @@ class Conv(nn.Module):
                 f"{'/'.join(self.path)}: a map of {x.shape[1]}x{x.shape[2]} is too small for a "
                 f"{k}x{k} convolution; give larger films, or small_stem=True"
             )
-        if self.depthwise and on_cpu() and s == 1:
-            y = depthwise_by_taps(x, kernel)
-        elif k == 1 and pad == 0 and not self.depthwise:
-            y = x[:, ::s, ::s] @ kernel[0, 0]
-        elif k == s and pad == 0 and not self.depthwise:
-            y = _cells(x, k) @ kernel.reshape(-1, self.features)
-        elif k == 3 and smallest < 3 and not self.depthwise and on_cpu():
-            y = _tap_convolution(x, kernel, s, pad)
-        else:
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (s, s),
-                [(pad, pad), (pad, pad)],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.features if self.depthwise else 1,
-            )
+        run = convolutions.depthwise if self.depthwise else convolutions.convolve
+        y = run(x, kernel, s, pad)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + jnp.asarray(bias, self.dtype)
@@ -324,7 +226,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     Values and gradient are those of torch, which hands the gradient to the first of equal maxima.
     Along one axis and then the other, with the derivative written out, because XLA's own is slow.
     """
-    x = _pad(x, 1, 1, -jnp.inf)
+    x = convolutions.pad(x, 1, 1, -jnp.inf)
     for axis in (2, 1):
         a, b, c = _thirds(x, axis)
         x = jnp.maximum(jnp.maximum(a, b), c)
@@ -332,7 +234,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
 
 
 def _max_pool_forward(x: Array) -> tuple[Array, Any]:
-    y, across = _max_of(*_thirds(_pad(x, 1, 1, -jnp.inf), 2))
+    y, across = _max_of(*_thirds(convolutions.pad(x, 1, 1, -jnp.inf), 2))
     z, down = _max_of(*_thirds(y, 1))
     return z, (across, down, x.shape[1] + 2, x.shape[2] + 2)
 
