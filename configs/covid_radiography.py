@@ -21,7 +21,7 @@ from configs import common
 
 MODELS = {
     "resunet": "resunet", "cross_stitch": "cross_stitch", "mtan": "mtan",
-    "resnet50": "resnet50", "convnext": "convnext_tiny", "conformer": "conformer_small",
+    "resnet50": "resnet50", "convnext": "convnext_tiny", "conformer": "conformer_tiny",
 }
 
 
