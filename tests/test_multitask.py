@@ -257,7 +257,7 @@ def test_the_networks_share_one_recipe():
         own = {k for k in other if not k.startswith(("model.", "scheme."))}
         assert {k: other[k] for k in own} == {k: fields["resunet"][k] for k in own}
     assert {fields[n]["model.name"] for n in fields} == {
-        "resunet", "resnet50", "convnext_tiny", "conformer_small", "cross_stitch", "mtan"
+        "resunet", "resnet50", "convnext_tiny", "conformer_tiny", "cross_stitch", "mtan"
     }
     other = covid_radiography.get_config("resunet,balance=pcgrad,encoder=densenet121,size=96")
     assert (other.scheme.balance, other.model.encoder, other.dataset.image_size) == (
