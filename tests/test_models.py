@@ -349,3 +349,18 @@ def test_the_stride_of_a_bottleneck_sits_in_its_3x3_convolution():
         k: v["__call__"][0].shape[1] for k, v in caught["intermediates"].items() if "conv" in k
     }
     assert sizes == {"conv1": 8, "conv2": 4, "conv3": 4, "shortcut_conv": 4}
+
+
+def test_a_cell_of_a_bagnet_sees_its_patch_and_nothing_else():
+    net = models.create("bagnet", 3, widths=(8, 8, 8, 8))
+    image = normal(1, 64, 64, 1)
+    variables = filled(net, image)
+
+    def cell(image):
+        return net.apply(variables, image)["features"][0, 8, 8].sum()
+
+    seen = np.flatnonzero(np.abs(jax.grad(cell)(image)[0, :, :, 0]).sum(0))
+    assert net.encoder.patch == 17 and seen.max() - seen.min() + 1 <= 17
+    assert seen.min() <= 32 <= seen.max()
+    with pytest.raises(UserError, match="three widths"):
+        models.create("bagnet", 3, widths=(8, 8))
