@@ -65,6 +65,8 @@ flags.DEFINE_float("threshold", 0.5, "A region is what reaches this part of the 
 flags.DEFINE_string("network", None, "Which of the run's networks to explain.")
 flags.DEFINE_string("findings", None, "Explain these findings only, as in Mass,Nodule.")
 flags.DEFINE_integer("max_films", 12, "Films on a contact sheet.")
+flags.DEFINE_integer("finer", 1, "Explain: maps N times as fine as the last map (N*N passes).")
+flags.DEFINE_bool("spread", False, "Explain: spread each cell's heat over all that the cell sees.")
 flags.DEFINE_string("output", None, "File or folder to write to; a default lies in the workdir.")
 flags.DEFINE_string("against", None, "Benchmark: compare with the same network in 'torch'.")
 flags.DEFINE_string("models", None, "Benchmark: networks, as in resnet18,densenet121.")

@@ -17,7 +17,7 @@ def get_config(argument=None):
     config.dataset.num_train = 8000
     config.cache_in_memory = True
     config.batch_size = 64
-    config.train_for = "10 epochs"
+    config.train_for = "12 epochs"
     config.optimizer.learning_rate = 3e-3
     config.augment.update(rotate=4.0, shift=0.03)
     return config

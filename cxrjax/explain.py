@@ -32,6 +32,7 @@ class Options:
       threshold: part of a map's maximum from which a region stands out.
       findings: numbers of the labels to show, None for the usual ones.
       max_films: films on a contact sheet.
+      finer, spread: see `heatmaps.make`.
     """
 
     network: str
@@ -39,11 +40,13 @@ class Options:
     threshold: int | float
     findings: tuple[int, ...] | None
     max_films: int
+    finer: int = 1
+    spread: bool = False
 
 
 def choose(
     run: Run, network: str | None, method: str, threshold: int | float,
-    findings: str | None, max_films: int,
+    findings: str | None, max_films: int, finer: int = 1, spread: bool = False,
 ) -> Options:
     """The options as given on the command line, checked against the run.
 
@@ -65,14 +68,16 @@ def choose(
         raise UserError(f"--max_films={max_films}: at least one film a sheet")
     if method not in heatmaps.METHODS:
         raise UserError(f"unknown method {method!r}" + suggest(method, heatmaps.METHODS))
-    return Options(heatmaps.choose_network(run, network), method, threshold, numbers, max_films)
+    answer = heatmaps.choose_network(run, network)
+    return Options(answer, method, threshold, numbers, max_films, finer, spread)
 
 
 def main(
     workdir: str | None, images: str | None = None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
-    findings: str | None = None, max_films: int = 12,
+    findings: str | None = None, max_films: int = 12, finer: int = 1,
+    spread: bool = False,
 ) -> int:
     """Explains films on disk, else the films of a split; status 1 if a film could not be read.
 
@@ -82,7 +87,7 @@ def main(
     """
     paths = predict.find_films(images) if images else []
     run = restore(workdir, checkpoint)
-    options = choose(run, network, method, threshold, findings, max_films)
+    options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     if paths:
@@ -131,9 +136,14 @@ def _boxes(run: Run, config: Any, data_dir: str | None) -> list[tuple[str, str, 
     return datasets.boxes(options)
 
 
+def _maps(run: Run, options: Options) -> Any:
+    return heatmaps.make(run, options.network, options.method, options.finer, options.spread)
+
+
 def _how(run: Run, options: Options) -> str:
     size = run.config.image_shape[0]
-    return f"{options.network}, {heatmaps.METHODS[options.method]}, {size} px"
+    method = heatmaps.METHODS[options.method] + f" x{options.finer}" * (options.finer > 1)
+    return f"{options.network}, {method}{', spread' * options.spread}, {size} px"
 
 
 def _style(run: Run, options: Options, fit: str) -> gallery.Style:
@@ -156,7 +166,7 @@ def explain_paths(
 ) -> int:
     """Films on disk: each one's most probable findings, and a sheet for every finding."""
     failures: predict.Failures = []
-    compiled = heatmaps.make(run, options.network, options.method)
+    compiled = _maps(run, options)
     films = tqdm(predict.read_all(run, paths, failures), "explaining", len(paths), unit="film")
     named = ((str(path), ready) for path, _, ready in films)
     size = min(heatmaps.BATCH, len(paths))
@@ -200,7 +210,7 @@ def explain_split(
             f"none of the {len(boxes):,} boxes is on a film of the {split} split that is at hand"
         )
     positions = marked.positions if boxes else films.splits[split]
-    compiled = heatmaps.make(run, options.network, options.method)
+    compiled = _maps(run, options)
 
     def explained(states: Any, what: str) -> list[Explanation]:
         named = _records(films, positions, what)
@@ -258,7 +268,8 @@ def _write_report(
     report = {
         "run": {"step": run.step, "network": options.network, "seed": run.config.seed,
                 "image_size": run.config.image_shape[0]},
-        "method": options.method, "threshold": options.threshold,
+        "method": options.method, "finer": options.finer,
+        "spread": options.spread, "threshold": options.threshold,
         **{k: v for k, v in facts.items() if k not in ("systems", "published")},
         "scores": {
             name: {rule: scores.as_dict(labels) for rule, scores in judged.items()}
@@ -282,7 +293,9 @@ def _markdown(
     lines = [
         f"# Where {run['network']} looked", "",
         f"- {heatmaps.METHODS[report['method']]}; a region is what reaches "
-        f"{report['threshold']:.0%} of its map's maximum",
+        f"{report['threshold']:.0%} of its map's maximum"
+        + f"; maps {report['finer']} times as fine as the network's last" * (report["finer"] > 1)
+        + "; heat spread over what a cell sees" * report["spread"],
         f"- checkpoint at step {run['step']}, seed {run['seed']}, films of {run['image_size']} "
         "pixels",
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,20 +67,29 @@ def choose_network(run: Run, network: str | None = None) -> str:
     return (merged or known)[0]
 
 
-def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, jax.Array]]:
+def make(
+    run: Run, network: str, method: str, finer: int = 1, spread: bool = False
+) -> Callable[[Any, Any], dict[str, jax.Array]]:
     """(states, image u8[b,s,s,1]) -> {logits f32[b,k], heat f32[b,k,h,w], ...}, compiled.
 
     With 'cam' comes `gap` f32[b] (see `cam.linear_cam`), with a decoder `mask_logits`.
 
     Maps are four times as fine as the network's last map, and moved to where its cells look (see
-    `measure_shift`). An answer that has no `features` of its own is merged out of the other
+    `measure_view`). An answer that has no `features` of its own is merged out of the other
     networks': its maps are the sums of theirs, each by the gradient of the merged logit.
+
+    Args:
+      finer: how many times as fine the last map itself is made along each side, see `between`; the
+        price is `finer` squared passes. Occlusion has no last map: its patches keep their number.
+      spread: every cell's heat is spread over what the cell sees, see `cam.spread`.
 
     Raises:
       UserError: unknown method, or a network without a last map to explain by.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}" + suggest(method, METHODS))
+    if finer < 1:
+        raise UserError(f"--finer={finer}: how many times as fine, 1 or more")
 
     def by_occlusion(states: Any, image: jax.Array) -> dict[str, jax.Array]:
         image = steps.to_unit(image)
@@ -90,7 +100,7 @@ def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, 
 
     if method == "occlusion":
         return jax.jit(by_occlusion)
-    shifts = measure_shift(run, network)
+    views = measure_view(run, network)
 
     def by_features(states: Any, image: jax.Array) -> dict[str, jax.Array]:
         def forward(x):
@@ -99,23 +109,63 @@ def make(run: Run, network: str, method: str) -> Callable[[Any, Any], dict[str, 
             more = {k: out[k] for k in ("mask_logits",) if k in out}
             return out["logits"], maps_of(outputs, network), more
 
-        logits, maps, head_fns, more = heads.cut(forward, steps.to_unit(image))
-        known = [i for i, h in enumerate(head_fns) if h is not None]
-        if not known:
-            raise UserError(
-                f"the network {network!r} does not compute its logits from the `features` in its "
-                "outputs, so that they cannot explain it: use --method=occlusion"
-            )
-        if method == "cam":
-            found, gaps = zip(*(cam.linear_cam(head_fns[i], maps[i]) for i in known))
-            more["gap"] = jnp.stack(gaps).max(0)
-        else:
-            found = [getattr(cam, method)(head_fns[i], maps[i]) for i in known]
-        size = tuple(min(FINE, 4 * max(f.shape[axis] for f in found)) for axis in (2, 3))
-        heat = sum(cam.align(f, shifts[i], size) for f, i in zip(found, known))
-        return {**more, "logits": logits, "heat": heat}
+        def found(x: jax.Array) -> tuple[list[jax.Array | None], dict[str, jax.Array]]:
+            logits, maps, head_fns, more = heads.cut(forward, x)
+            if not any(head_fns):
+                raise UserError(
+                    f"the network {network!r} does not compute its logits from the `features` in "
+                    "its outputs, so that they cannot explain it: use --method=occlusion"
+                )
+            pairs = [(h, m) for h, m in zip(head_fns, maps)]
+            if method == "cam":
+                both = [h and cam.linear_cam(h, m) for h, m in pairs]
+                more["gap"] = jnp.stack([b[1] for b in both if b]).max(0)
+                return [b and b[0] for b in both], {**more, "logits": logits}
+            heat = [h and getattr(cam, method)(h, m) for h, m in pairs]
+            return heat, {**more, "logits": logits}
+
+        image = steps.to_unit(image)
+        heat, out = found(image)
+        known = [i for i, h in enumerate(heat) if h is not None]
+        if finer > 1:
+            heat = {i: between(lambda x, i=i: found(x)[0][i], image, heat[i].shape[2], finer)
+                    for i in known}
+        size = tuple(min(FINE, 4 * max(heat[i].shape[axis] for i in known)) for axis in (2, 3))
+        placed = [cam.align(heat[i], views[i].shift, size) for i in known]
+        if spread:
+            placed = [cam.spread(p, views[i].spread) for p, i in zip(placed, known)]
+        return {**out, "heat": sum(placed)}
 
     return jax.jit(by_features)
+
+
+def between(
+    heat_of: Callable[[jax.Array], jax.Array], image: Float[jax.Array, "b s s 1"], cells: int,
+    finer: int,
+) -> Float[jax.Array, "b k _ _"]:
+    """A map with values between the cells: `finer` times as many along each side.
+
+    The film is moved by parts of a cell (its edge repeats), so that the cells fall on the places
+    between; their answers are interleaved (shift and stitch: Sermanet et al., ICLR 2014,
+    arXiv:1312.6229, section 3.3; Long et al., CVPR 2015, section 3.2). Nothing is interpolated.
+
+    Args:
+      heat_of: image -> map f32[b, k, cells, cells].
+      cells: along a side of the map.
+    """
+    cell = image.shape[1] / cells
+    offsets = jnp.array([round((i - (finer - 1) / 2) * cell / finer) for i in range(finer)])
+    margin = math.ceil(cell)
+    padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+
+    def moved(number: jax.Array) -> jax.Array:
+        start = (0, margin + offsets[number // finer], margin + offsets[number % finer], 0)
+        return heat_of(jax.lax.dynamic_slice(padded, start, image.shape))
+
+    maps = jax.lax.map(moved, jnp.arange(finer * finer))
+    _, b, k, h, w = maps.shape
+    maps = maps.reshape(finer, finer, b, k, h, w).transpose(2, 3, 4, 0, 5, 1)
+    return maps.reshape(b, k, h * finer, w * finer)
 
 
 def maps_of(outputs: Mapping[str, Any], network: str) -> list[jax.Array]:
@@ -125,18 +175,30 @@ def maps_of(outputs: Mapping[str, Any], network: str) -> list[jax.Array]:
     return [features for o in owners for features in jax.tree.leaves(o["features"])]
 
 
-def measure_shift(run: Run, network: str) -> list[tuple[float, float]]:
-    """How far (down, right) from the middle of its cell each cell looks, in fractions of the film.
+class View(NamedTuple):
+    """What a cell of a map looks at, in fractions of the film.
+
+    Attributes:
+      shift: how far (down, right) from the cell's middle the middle of that lies.
+      spread: standard deviation of where it lies about its middle, along either side.
+    """
+
+    shift: tuple[float, float]
+    spread: float
+
+
+def measure_view(run: Run, network: str) -> list[View]:
+    """Where the cells of each map look, measured.
 
     A cell of the last map is usually drawn where it lies in the map, as if its receptive field had
     its centre there. It does not in networks whose strided convolutions have odd kernels and the
     same padding on both sides (ResNet, Conformer): each takes up the upper left pixel of its four,
-    which adds up to nearly half a cell. The shift is measured: soft spots at random places in the
-    middle of a random film change the map, and the centre of that change is compared with the
-    place, on average over the spots.
+    which adds up to nearly half a cell. So soft spots at random places in the middle of a random
+    film change the map; the centre of that (squared) change is compared with the place, on average
+    over the spots, and its width with the spot's own.
 
     Returns:
-      One shift for each of `maps_of`, at most half a cell.
+      One view for each of `maps_of`; shifts of at most half a cell.
     """
     size = run.config.image_shape[0]
     rng = np.random.default_rng(0)
@@ -153,22 +215,27 @@ def measure_shift(run: Run, network: str) -> list[tuple[float, float]]:
     films = film + 0.5 * np.concatenate([np.zeros((1, size, size)), down[:, :, None]
                                          * right[:, None, :]])
     found = maps(run.states, np.clip(films, 0.0, 1.0)[..., None].astype(np.float32))
-    return [_center_of_change(np.asarray(m[1:] - m[:1]), places / size) for m in found]
+    spot = radius / size / 2**0.5  # of the squared spot
+    return [_view_of(np.asarray(m[1:] - m[:1]), places / size, spot) for m in found]
 
 
-def _center_of_change(
-    change: Float[np.ndarray, "n h w d"], places: Float[np.ndarray, "n 2"]
-) -> tuple[float, float]:
+def _view_of(
+    change: Float[np.ndarray, "n h w d"], places: Float[np.ndarray, "n 2"], spot: float
+) -> View:
     power = (change**2).sum(-1)
-    total = power.sum((1, 2))
-    found = []
+    seen = power.sum((1, 2)) > 0
+    if not seen.any():
+        return View((0.0, 0.0), 0.0)
+    shifts, variances = [], []
     for axis, cells in ((0, power.shape[1]), (1, power.shape[2])):
         centers = (np.arange(cells) + 0.5) / cells
-        profile = power.sum(2 - axis)
-        seen = (profile * centers).sum(1)[total > 0] / total[total > 0]
-        shift = float(np.mean(places[total > 0, axis] - seen)) if len(seen) else 0.0
-        found.append(float(np.clip(shift, -0.5 / cells, 0.5 / cells)))
-    return found[0], found[1]
+        profile = power.sum(2 - axis)[seen]
+        profile /= profile.sum(1, keepdims=True)
+        middle = (profile * centers).sum(1)
+        shift = float(np.mean(places[seen, axis] - middle))
+        shifts.append(float(np.clip(shift, -0.5 / cells, 0.5 / cells)))
+        variances.append(np.mean((profile * (centers - middle[:, None]) ** 2).sum(1)) - spot**2)
+    return View((shifts[0], shifts[1]), float(max(np.mean(variances), 0.0) ** 0.5))
 
 
 def explain(

@@ -209,3 +209,24 @@ def test_boxes_of_flat_and_bad_maps():
     for threshold in (0.0, 1.5):
         with pytest.raises(UserError, match="threshold"):
             cam.boxes(np.ones((2, 2)), threshold)
+
+
+def test_spread_is_a_gaussian_of_the_same_sum():
+    heat = np.zeros((1, 41, 41), np.float32)
+    heat[0, 20, 20] = 2.0
+    wide = np.asarray(cam.spread(jnp.asarray(heat), 0.05))[0]
+    assert wide.sum() == pytest.approx(2.0, rel=1e-3)
+    row = wide.sum(0) / wide.sum()
+    at = (np.arange(41) + 0.5) / 41
+    assert (row * at).sum() == pytest.approx(0.5, abs=1e-4)
+    assert ((row * (at - 0.5) ** 2).sum()) ** 0.5 == pytest.approx(0.05, rel=1e-2)
+    np.testing.assert_array_equal(cam.spread(jnp.asarray(heat), 0.0), heat)
+
+
+def test_spread_finds_the_middle_of_a_ring():
+    # Four cells that all see one small thing: their middle is where it is.
+    heat = np.zeros((32, 32), np.float32)
+    for y, x in [(8, 12), (16, 12), (12, 8), (12, 16)]:
+        heat[y, x] = 1.0
+    peak = np.unravel_index(np.argmax(cam.spread(jnp.asarray(heat), 4 / 32)), heat.shape)
+    assert peak == (12, 12)

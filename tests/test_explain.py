@@ -140,8 +140,10 @@ def test_where_cells_look_is_measured(run, shifted):
         return {"net": model.apply({"params": states["net"].params}, image, train=False)}
 
     made = trained.Run(options, run.meta, states, 0, look)
-    ((down, right),) = heatmaps.measure_shift(made, "net")
+    (((down, right), spread),) = heatmaps.measure_view(made, "net")
     expected = -4 if shifted else 0
+    # A cell sees 8 pixels evenly, whose standard deviation is 8 / sqrt(12).
+    assert spread * size == pytest.approx(8 / 12**0.5, abs=1)
     assert abs(down * size - expected) < 1.2 and abs(right * size - expected) < 1.2
 
 
@@ -411,3 +413,34 @@ def test_published_figures_stand_in_a_table_of_their_own():
 def test_mistakes_get_one_clear_line(restored, tmp_path, options, words):
     with pytest.raises(UserError, match=words.replace("*", r"\*")):
         explain.main(str(tmp_path), **options)
+
+
+# --- finer maps
+
+
+def test_between_the_cells_lies_what_a_moved_film_shows_there():
+    image = jax.random.uniform(jax.random.key(0), (2, 24, 24, 1))
+
+    def every_eighth(x):  # three cells, each of which reads the pixel in its middle
+        return x[:, 4::8, 4::8, 0][:, None]
+
+    assert heatmaps.between(every_eighth, image, 3, 1).shape == (2, 1, 3, 3)
+    finer = heatmaps.between(every_eighth, image, 3, 4)
+    # A quarter of a cell apart: at -3, -1, 1 and 3 pixels from the middle.
+    rows = [4 + 8 * cell + offset for cell in range(3) for offset in (-3, -1, 1, 3)]
+    np.testing.assert_array_equal(finer[:, 0], image[:, rows][:, :, rows][..., 0])
+
+
+def test_finer_and_spread_maps_keep_the_answers(run):
+    named = [(f"film{i}", film) for i, film in enumerate(images(2))]
+    plain, *others = (
+        list(heatmaps.explain(run, heatmaps.make(run, "create", "grad_cam", **options), run.states,
+                              iter(named), 2))
+        for options in ({}, {"finer": 2}, {"spread": True})
+    )
+    for other in others:
+        for a, b in zip(plain, other):
+            np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-6)
+            assert np.isfinite(b.heat).all() and not np.allclose(a.heat, b.heat[:, :32, :32])
+    with pytest.raises(UserError, match="--finer=0"):
+        heatmaps.make(run, "create", "grad_cam", finer=0)

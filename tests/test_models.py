@@ -352,7 +352,7 @@ def test_the_stride_of_a_bottleneck_sits_in_its_3x3_convolution():
 
 
 def test_a_cell_of_a_bagnet_sees_its_patch_and_nothing_else():
-    net = models.create("bagnet", 3, widths=(8, 8, 8, 8))
+    net = models.create("bagnet", 3, widths=(8, 8, 8, 8), strides=(2, 2, 1, 1))
     image = normal(1, 64, 64, 1)
     variables = filled(net, image)
 
@@ -360,7 +360,9 @@ def test_a_cell_of_a_bagnet_sees_its_patch_and_nothing_else():
         return net.apply(variables, image)["features"][0, 8, 8].sum()
 
     seen = np.flatnonzero(np.abs(jax.grad(cell)(image)[0, :, :, 0]).sum(0))
-    assert net.encoder.patch == 17 and seen.max() - seen.min() + 1 <= 17
+    assert net.encoder.patch == 25 and seen.max() - seen.min() + 1 <= 25
     assert seen.min() <= 32 <= seen.max()
-    with pytest.raises(UserError, match="three widths"):
-        models.create("bagnet", 3, widths=(8, 8))
+    assert net.apply(variables, image)["features"].shape == (1, 16, 16, 8)
+    assert models.create("bagnet", 3).encoder.patch == 57
+    with pytest.raises(UserError, match="4 widths and 6 strides"):
+        models.create("bagnet", 3, widths=(8, 8, 8, 8))

@@ -1,13 +1,14 @@
 """A bag of local features: every cell of the last map sees only a small patch of the film.
 
-After BagNet (Brendel & Bethge, ICLR 2019, arXiv:1904.00760): few 3x3 convolutions, early, and 1x1
-ones from there on. The logit is the mean of what the patches say, so a class activation map is not
-a guess about a large receptive field but the evidence itself, as sharp as the patch. Plain blocks
-of our own, not the published BagNet-33, and no published weights.
+After BagNet (Brendel & Bethge, ICLR 2019, arXiv:1904.00760): few convolutions with a kernel, so
+that the receptive field stays small. The logit is the mean of what the patches say, and a heat map
+is then not a guess about a receptive field as large as the film but the evidence itself. Plain
+blocks of our own, not the published BagNet-33, and no published weights.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -22,13 +23,10 @@ NAMES = ("bagnet",)
 
 
 class Encoder(nn.Module):
-    """One map per width: two convolutions of stride 2, `len(widths) - 3` 3x3 ones, one 1x1.
+    """One map per convolution, norm and ReLU: the first 5x5, the others 3x3."""
 
-    `patch`, the side of what a cell of the last map sees, is 9 pixels after the first two and grows
-    by 8 with each 3x3 convolution.
-    """
-
-    widths: tuple[int, ...] = (16, 32, 48, 64, 96, 128)
+    widths: tuple[int, ...] = (16, 32, 48, 64, 96, 96)
+    steps: tuple[int, ...] = (2, 2, 1, 2, 1, 1)
     dtype: Any = jnp.float32
 
     @property
@@ -37,20 +35,19 @@ class Encoder(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        return (2, *(4 for _ in self.widths[1:]))
+        return tuple(math.prod(self.steps[: i + 1]) for i in range(len(self.steps)))
 
     @property
     def patch(self) -> int:
-        return 9 + 8 * (len(self.widths) - 3)
+        """Pixels along a side of what a cell of the last map sees."""
+        return 5 + sum(2 * stride for stride in self.strides[:-1])
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
         maps = []
-        last = len(self.widths) - 1
-        for i, width in enumerate(self.widths):
-            kernel, stride = (5, 2) if i == 0 else (3, 2) if i == 1 else (1 if i == last else 3, 1)
-            x = Conv(width, kernel, stride, dtype=self.dtype, name=f"conv{i + 1}")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train))
+        for i, (width, step) in enumerate(zip(self.widths, self.steps), start=1):
+            x = Conv(width, 5 if i == 1 else 3, step, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train))
             maps.append(x)
         return maps
 
@@ -60,15 +57,19 @@ def bagnet(
     *,
     dtype: str = "float32",
     dropout: float = 0.0,
-    widths: tuple[int, ...] = (16, 32, 48, 64, 96, 128),
+    widths: tuple[int, ...] = (16, 32, 48, 64, 96, 96),
+    strides: tuple[int, ...] = (2, 2, 1, 2, 1, 1),
 ) -> Classifier:
-    """A quarter of the film's side in cells, each of which sees 33 x 33 pixels by default.
+    """An eighth of the film's side in cells, each of which sees 57 x 57 pixels by default.
+
+    Args:
+      widths, strides: channels and stride of each convolution.
 
     Raises:
-      UserError: fewer than three widths.
+      UserError: not one stride for each width.
     """
     layers.check_rates(dropout=dropout)
-    if len(widths) < 3:
-        raise UserError(f"bagnet needs at least three widths, not {tuple(widths)}")
-    encoder = Encoder(tuple(widths), layers.compute_dtype(dtype))
+    if len(widths) != len(strides):
+        raise UserError(f"bagnet: {len(widths)} widths and {len(strides)} strides; give as many")
+    encoder = Encoder(tuple(widths), tuple(strides), layers.compute_dtype(dtype))
     return Classifier(encoder=encoder, head=PoolHead(num_classes, dropout))
