@@ -50,6 +50,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, reports.")
 flags.DEFINE_string("workdirs", None, "Compare: the runs, as in runs/a,runs/b or 'runs/seed*'.")
+flags.DEFINE_string("baseline", None, "Compare: differences to this entry of the table as well.")
 flags.DEFINE_bool("probe", False, "Evaluate: also without the lungs, and on the lungs alone.")
 flags.DEFINE_string("masks_from", None,
                     "Probe: workdir of a run whose decoder finds the lungs of films without masks.")

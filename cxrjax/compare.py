@@ -28,6 +28,7 @@ from matplotlib import pyplot as plt
 from cxrjax import bootstrap, datasets, metrics, report
 from cxrjax.errors import UserError
 from cxrjax.evaluated import MULTICLASS, Evaluated, aligned, read, title
+from cxrjax.names import suggest
 from cxrjax.train import MAY_CHANGE, flat
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.
@@ -61,11 +62,14 @@ class Entry:
         return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def main(workdirs: str | None, split: str = "test", output: str | None = None) -> None:
+def main(
+    workdirs: str | None, split: str = "test", output: str | None = None,
+    baseline: str | None = None,
+) -> None:
     """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
     folders = find_workdirs(workdirs)
     folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
-    compare(folders, split, folder)
+    compare(folders, split, folder, baseline=baseline)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())
     print(f"comparison: {folder / 'comparison.md'}")
@@ -95,7 +99,8 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
 
 
 def compare(
-    workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000
+    workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
+    baseline: str | None = None,
 ) -> dict[str, Any]:
     """Compares evaluated runs and writes the comparison.
 
@@ -104,16 +109,21 @@ def compare(
       split: 'train', 'val' or 'test'.
       folder: to write to; made where it is missing.
       resamples: of the bootstrap.
+      baseline: an entry as the table names it, for differences to it beside those to the best.
 
     Returns:
       What is in comparison.json.
 
     Raises:
-      UserError: a run was not evaluated, or not on the same films, labels, split and masks.
+      UserError: a run was not evaluated, or not on the same films, labels, split and masks; there
+        is no such entry.
     """
     networks = [network for workdir in workdirs for network in read(workdir, split)]
     networks = aligned(networks)
     entries = group(networks)
+    by_name = {entry.name: entry for entry in entries}
+    if baseline is not None and baseline not in by_name:
+        raise UserError(f"--baseline: no entry {baseline!r}" + suggest(baseline, by_name))
     first = networks[0]
     counts = bootstrap.resample(len(first.ids), resamples, seed=0, cluster=first.clusters)
     figures = list(dict.fromkeys(f for run in networks for f in run.figures))
@@ -121,6 +131,7 @@ def compare(
         "split": split, "split_name": first.report["split_name"], "films": len(first.ids),
         "intervals": first.report["intervals"],
         "protocols": {str(n.workdir): n.report["protocol"] for n in networks},
+        "baseline": baseline,
         "entries": {
             entry.name: {
                 "workdirs": [str(run.workdir) for run in entry.runs], "seeds": entry.seeds,
@@ -129,7 +140,7 @@ def compare(
                     f: {"mean": entry.mean(f), "sd": entry.spread(f), "values": entry.values(f)}
                     for f in figures if entry.values(f)
                 },
-                "difference to the best": {},
+                "difference to the best": {}, "difference to the baseline": {},
             } for entry in entries
         },
         "configs differ in": differences(entries),
@@ -138,14 +149,15 @@ def compare(
     for figure in figures:
         there = [entry for entry in entries if entry.values(figure)]
         best = max(there, key=lambda entry: entry.mean(figure))
-        for entry in there:
-            low, high = bootstrap.difference(
-                samples[entry.name][figure], samples[best.name][figure]
-            )
-            result["entries"][entry.name]["difference to the best"][figure] = {
-                "best": best.name, "value": entry.mean(figure) - best.mean(figure),
-                "low": float(low), "high": float(high),
-            }
+        for other, what in ((best, "best"), (by_name.get(baseline), "baseline")):
+            for entry in there if any(other is e for e in there) else ():
+                low, high = bootstrap.difference(
+                    samples[entry.name][figure], samples[other.name][figure]
+                )
+                result["entries"][entry.name][f"difference to the {what}"][figure] = {
+                    what: other.name, "value": entry.mean(figure) - other.mean(figure),
+                    "low": float(low), "high": float(high),
+                }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.json").write_text(json.dumps(report.finite(result), indent=1) + "\n")
     plot_roc(folder / "roc.png", entries)
@@ -282,13 +294,16 @@ def markdown(
             cells.append(f"**{cell}**" if best[f] == entry.name else cell)
         rows.append([entry.name, seeds, *cells])
     lines += ["", *report.table(["network", "seed" + "s" * several, *figures], rows)]
-    lines += ["", "## Differences to the best", "",
-              "Difference and its interval. Without * the films cannot tell the two apart.", ""]
-    rows = []
-    for entry in entries:
-        own = result["entries"][entry.name]["difference to the best"]
-        rows.append([entry.name, *(_difference(own.get(f)) for f in figures)])
-    lines += report.table(["network", *figures], rows)
+    for what, name in (("best", "the best"), ("baseline", result["baseline"])):
+        if name is None:
+            continue
+        lines += ["", f"## Differences to {name}", "",
+                  "Difference and its interval. Without * the films cannot tell the two apart.", ""]
+        rows = []
+        for entry in entries:
+            own = result["entries"][entry.name][f"difference to the {what}"]
+            rows.append([entry.name, *(_difference(own.get(f), what) for f in figures)])
+        lines += report.table(["network", *figures], rows)
     lines += ["", "## AUROC by finding", "",
               *report.table(["finding", *(e.name for e in entries)], _by_label(entries))]
     if result["configs differ in"]:
@@ -321,11 +336,11 @@ def _by_label(entries: Sequence[Entry]) -> list[list[str]]:
     return rows
 
 
-def _difference(own: Mapping[str, Any] | None) -> str:
+def _difference(own: Mapping[str, Any] | None, what: str) -> str:
     if own is None:
         return "-"
     if own["low"] == own["high"] == own["value"] == 0:
-        return "best"
+        return what
     star = "*" if own["low"] > 0 or own["high"] < 0 else ""
     return f"{own['value']:+.4f} ({own['low']:+.4f} to {own['high']:+.4f}){star}"
 

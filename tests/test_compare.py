@@ -69,6 +69,13 @@ def test_figures_and_differences_by_hand(tmp_path):
     assert good["difference to the best"]["accuracy"] == {"best": "good", "value": 0, "low": 0,
                                                           "high": 0}
     assert result["configs differ in"] == {"model": ["x", "y"]}
+    assert good["difference to the baseline"] == {}
+    result = compare.compare(runs, "test", tmp_path / "to", resamples=200, baseline="poor")
+    gain = result["entries"]["good"]["difference to the baseline"]["accuracy"]
+    assert gain["baseline"] == "poor" and gain["value"] == pytest.approx(0.2) and gain["low"] > 0
+    assert "## Differences to poor" in (tmp_path / "to" / "comparison.md").read_text()
+    with pytest.raises(UserError, match="did you mean 'poor'"):
+        compare.compare(runs, "test", tmp_path / "to", baseline="pore")
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert "| good | 0 | **1.0000** |" in page and "| poor | 0 | 0.8000 |" in page
     assert "report A, ResNet-UNet" in page  # reported figures, apart: theirs is another split
