@@ -387,7 +387,8 @@ def test_published_figures_stand_in_a_table_of_their_own():
         np.array([0]), LABELS)}}
     report = {
         "run": {"network": "net", "step": 1, "seed": 0, "image_size": 64}, "method": "cam",
-        "threshold": 0.5, "boxes": 1, "boxes_left_out": 3, "films": 1, "sheets": {},
+        "finer": 2, "spread": True, "threshold": 0.5, "boxes": 1, "boxes_left_out": 3, "films": 1,
+        "sheets": {},
         "source": "test", "protocol": "official",
     }
     labels = datasets.module("chestxray14").LABELS
@@ -395,6 +396,7 @@ def test_published_figures_stand_in_a_table_of_their_own():
     ours, theirs = page.split("## Published figures")
     assert "CLARiTy" not in ours and "| CLARiTy | 0.810 | 0.590 | 0.320 |" in theirs
     assert "Cardiomegaly 0.993" in theirs and "3 boxes are on films of other splits" in ours
+    assert "2 times as fine" in ours and "spread over what a cell sees" in ours
 
 
 @pytest.mark.parametrize(
