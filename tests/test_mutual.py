@@ -328,7 +328,7 @@ def test_in_turn_the_second_twin_learns_from_the_first_ones_new_weights():
 
 
 def test_flops_are_those_of_no_forward_pass_done_twice():
-    small = {"name": "resnet18", "width": 8, "depths": (1, 1, 1), "small_stem": True}
+    small = {"name": "resnet18", "width": 16, "depths": (1, 1, 1), "small_stem": True}
     batch = make_batch()
     flops = {}
     for order in ("supervised", "sequential", "simultaneous"):
