@@ -215,7 +215,10 @@ def test_remat_changes_nothing_but_memory(name):
         return jax.jit(jax.grad(lambda p: loss(p, net), has_aux=True))(t.variables["params"])
 
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max()),
+        # A bias that shifts all keys alike has no gradient but rounding.
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-3, atol=1e-5 + 1e-3 * np.abs(a).max()
+        ),
         run(t.net),
         run(other),
     )
