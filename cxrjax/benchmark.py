@@ -400,6 +400,7 @@ def take_turns(
     for _ in range(repeats):
         for name, run in sides.items():
             settle()
+            run(1)  # not timed: the first step after the other's turn is not what training does
             begun = time.perf_counter()
             run(counts[name])
             times[name].append((time.perf_counter() - begun) / counts[name])
