@@ -80,16 +80,20 @@ def make(
 
     Args:
       finer: how many times as fine the last map itself is made along each side, see `between`; the
-        price is `finer` squared passes. Occlusion has no last map: its patches keep their number.
+        price is `finer` squared passes.
       spread: every cell's heat is spread over what the cell sees, see `cam.spread`.
 
     Raises:
-      UserError: unknown method, or a network without a last map to explain by.
+      UserError: unknown method, a network without a last map to explain by, or finer or spread
+        maps of occlusion, which does not use a last map.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}" + suggest(method, METHODS))
     if finer < 1:
         raise UserError(f"--finer={finer}: how many times as fine, 1 or more")
+    if method == "occlusion" and (finer > 1 or spread):
+        raise UserError("--finer and --spread are about a network's last map, which --method="
+                        "occlusion does not use: leave them out, or use --method=grad_cam")
 
     def by_occlusion(states: Any, image: jax.Array) -> dict[str, jax.Array]:
         image = steps.to_unit(image)
@@ -116,7 +120,7 @@ def make(
                     f"the network {network!r} does not compute its logits from the `features` in "
                     "its outputs, so that they cannot explain it: use --method=occlusion"
                 )
-            pairs = [(h, m) for h, m in zip(head_fns, maps)]
+            pairs = list(zip(head_fns, maps))
             if method == "cam":
                 both = [h and cam.linear_cam(h, m) for h, m in pairs]
                 more["gap"] = jnp.stack([b[1] for b in both if b]).max(0)

@@ -446,3 +446,6 @@ def test_finer_and_spread_maps_keep_the_answers(run):
             assert np.isfinite(b.heat).all() and not np.allclose(a.heat, b.heat[:, :32, :32])
     with pytest.raises(UserError, match="--finer=0"):
         heatmaps.make(run, "create", "grad_cam", finer=0)
+    for options in ({"finer": 2}, {"spread": True}):
+        with pytest.raises(UserError, match="occlusion does not use"):
+            heatmaps.make(run, "create", "occlusion", **options)
