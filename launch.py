@@ -111,6 +111,7 @@ def fail(error: Exception) -> None:
 def main(_):
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' INFO lines drown ours
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     # Compiled programs are kept: the second run of a config starts at once.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/cxrjax/compiled")
@@ -126,6 +127,10 @@ def main(_):
         status = function(**{k: getattr(FLAGS, k) for k in inspect.signature(function).parameters})
     except UserError as error:
         fail(error)
+    except OSError as error:  # folders without permission, full disks, links to nowhere
+        if not error.filename or os.environ.get("CXRJAX_TRACEBACK"):
+            raise
+        fail(UserError(f"{error.filename}: {error.strerror}"))
     sys.exit(status or 0)
 
 

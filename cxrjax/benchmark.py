@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -86,7 +87,7 @@ def main(
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(against), "rows": rows, "host": None,
         # Taken before we add to it: what else the machine is doing.
-        "load": os.getloadavg()[0], "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0], "cores": joblib.cpu_count(),
     }
     asked = [None] if given else names
     for name in [*asked, "host"]:

@@ -101,6 +101,21 @@ def mean(
         return (values[known] @ counts[known].astype(float)) / counts[known].sum(axis=0)
 
 
+def over_labels(
+    samples: Real[np.ndarray, "r k"], value: Real[np.ndarray, "k"]
+) -> Real[np.ndarray, "r"]:
+    """The mean over the labels in every resample, over the same labels each time.
+
+    Those are the labels whose `value` on all films is known. A resample that cannot judge one of
+    them (of a rare finding it may have drawn no film) is NaN and so left out: a mean over the
+    others would be another figure.
+    """
+    known = ~np.isnan(value)
+    if not known.any():
+        return np.full(len(samples), np.nan)
+    return samples[:, known].mean(axis=1)
+
+
 def statistic(
     function: Callable[[np.ndarray], np.ndarray | float], counts: Float32[np.ndarray, "n r"]
 ) -> Real[np.ndarray, "r *s"]:
@@ -128,7 +143,7 @@ def difference(
 ) -> tuple[Real[np.ndarray, "*s"], Real[np.ndarray, "*s"]]:
     """(low, high) of a - b, both made from the same counts. An interval without 0 is a difference.
 
-    For the mean over the labels give `np.nanmean(samples, axis=1)` of each.
+    For the mean over the labels give `over_labels` of each.
     """
     return interval(a - b, level)
 

@@ -85,9 +85,13 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
     for part in (p.strip() for p in (workdirs or "").split(",")):
         if not part:
             continue
-        matches = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+        matches = [part]
+        if glob.has_magic(part):  # runs only: a comparison of before lies beside them
+            matches = sorted(m for m in glob.glob(part)
+                             if any((pathlib.Path(m) / inner).is_dir()
+                                    for inner in ("checkpoints", "evaluation")))
         if not matches:
-            raise UserError(f"--workdirs: nothing matches {part!r}")
+            raise UserError(f"--workdirs: no run matches {part!r}")
         found += [pathlib.Path(m) for m in matches]
     resolved = [f.resolve() for f in found]
     for folder in resolved:
@@ -173,10 +177,10 @@ def compare(
 
 
 def settings(run: Evaluated) -> dict[str, Any]:
-    """The fields of a run's config that make it another experiment.
+    """The fields of a run's config, and which checkpoint, that make it another experiment.
 
-    That is all but the seeds (of the run, of its networks, of its teachers) and what follows from
-    them: which run a teacher is, and the groups that were found.
+    Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
+    follows from them: which run a teacher is, and the groups that were found.
     """
     found = {}
     for key, value in flat(run.report["run"]["config"]).items():
@@ -184,6 +188,7 @@ def settings(run: Evaluated) -> dict[str, Any]:
         seed = own != "dataset.seed" and own.rpartition(".")[2] == "seed"
         if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):
             found[key] = value
+    found["checkpoint"] = run.report["run"]["checkpoint"]
     return found
 
 
@@ -192,6 +197,10 @@ def group(networks: Sequence[Evaluated]) -> list[Entry]:
     groups: dict[str, list[Evaluated]] = {}
     for run in networks:
         key = json.dumps([run.network, settings(run)], sort_keys=True, default=str)
+        # A second run of one seed says nothing about seeds: it begins an entry of its own.
+        seed = run.report["run"]["seed"]
+        while any(other.report["run"]["seed"] == seed for other in groups.get(key, ())):
+            key += "'"
         groups.setdefault(key, []).append(run)
     per_workdir: dict[pathlib.Path, int] = {}
     for run in networks:
@@ -204,7 +213,7 @@ def group(networks: Sequence[Evaluated]) -> list[Entry]:
             name = folders[0]
             if len(runs) > 1:
                 shared = os.path.commonprefix(folders)
-                name = re.sub(r"[-_. ]*(seed|s)?[-_. ]*\d*$", "", shared) or name
+                name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
             several = per_workdir[runs[0].workdir] > 1
             out.append(f"{name}: {runs[0].network}" if several else name)
         return out
@@ -241,25 +250,18 @@ def sample(
 
 def _sample_run(run: Evaluated, counts: np.ndarray) -> dict[str, np.ndarray]:
     areas = bootstrap.auroc(run.labels, run.scores, counts)
-    out = {"macro AUROC": _mean_of_labels(areas)}
+    out = {"macro AUROC": bootstrap.over_labels(areas, metrics.auroc(run.labels, run.scores))}
     if run.report["task"] == "multiclass":
         matrices = bootstrap.confusion(run.labels, run.scores, counts)
         decided = metrics.confusion_scores(matrices)
         out |= {title(k): decided[k] for k in MULTICLASS}
     else:
         precision = bootstrap.average_precision(run.labels, run.scores, counts)
-        out["macro AP"] = _mean_of_labels(precision)
+        known = metrics.average_precision(run.labels, run.scores)
+        out["macro AP"] = bootstrap.over_labels(precision, known)
     if run.dice is not None:
         out["Dice"] = np.mean([bootstrap.mean(d, counts) for d in run.dice.T], axis=0)
     return out
-
-
-def _mean_of_labels(samples: np.ndarray) -> np.ndarray:
-    """The mean over the labels that a resample could judge."""
-    known = ~np.isnan(samples)
-    total = np.where(known, samples, 0.0).sum(axis=1)
-    return np.divide(total, known.sum(axis=1), where=known.any(axis=1),
-                     out=np.full(len(samples), np.nan))
 
 
 # --- writing
@@ -330,8 +332,9 @@ def _by_label(entries: Sequence[Entry]) -> list[list[str]]:
             every = [r.report["networks"][r.network]["per_label"][label]["AUROC"]
                      for r in entry.runs]
             values = [np.nan if v is None else v for v in every]
-            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            cells.append(report.number(float(np.mean(values))) + spread)
+            mean = report.number(float(np.mean(values)))
+            several = len(values) > 1 and np.isfinite(values).all()
+            cells.append(mean + (f" ± {np.std(values, ddof=1):.4f}" if several else ""))
         rows.append([label, *cells])
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def _values_of_interest(values: np.ndarray, film: Any) -> np.ndarray | None:
         return float(value[0] if np.iterable(value) else value)
 
     center, width = first_of("WindowCenter"), first_of("WindowWidth")
-    if center is None or width is None or width <= 0:
+    if center is None or width is None or not (math.isfinite(center) and 0 < width < math.inf):
         return None
     function = str(film.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":

@@ -34,21 +34,35 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
             f"the run knows the labels {', '.join(run.meta['labels'])}, the films have "
             f"{', '.join(films.labels)}: they are not those it was trained for"
         )
+    if difference := changed(run, films):
+        logging.warning(difference)
+    check_not_trained_on(run, films, "the prepared films or the split changed since the training")
+    return films
+
+
+def changed(run: Run, films: Films) -> str:
+    """What is to be said where `films` may not be those of the training; '' where they are."""
     before, now = (facts.get("fingerprint") for facts in (run.meta["dataset"], films.info))
+    if before is None:
+        return "the run does not say which films it was trained on: whether these are is not known"
     if before != now:
-        logging.warning(
-            "these are not the very films of the training: their fingerprint is %s, it was %s. "
-            "The raw folder, or the code that makes the films, changed in between", now, before,
+        return (
+            f"these are not the very films of the training: their fingerprint is {now}, it was "
+            f"{before}. The raw folder, or the code that makes the films, changed in between"
         )
+    return ""
+
+
+def check_not_trained_on(run: Run, films: Films, why: str) -> None:
+    """Raises UserError where a film of the val or test split is one that the run was trained on."""
     trained = set(run.meta["ids"]["train"])
     for split in ("val", "test"):
         leaked = trained.intersection(films.table["id"][films.splits[split]].tolist())
         if leaked:
             raise UserError(
                 f"{len(leaked)} films of the {split} split were trained on (first: "
-                f"{min(leaked)}): the prepared films or the split changed since the training"
+                f"{min(leaked)}): {why}"
             )
-    return films
 
 
 def predict_split(
@@ -155,6 +169,8 @@ def evaluate(
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
     if not len(films.splits[split]):
         raise UserError(f"the {split} split has no films: {films.info.get('protocol', '')}")
+    folder = report_folder(workdir, split, output)
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
     # The same program as in training: the same predictions, bit for bit.
     keep = ("logits", "mask_logits") if films.masks else ("logits",)
@@ -164,7 +180,6 @@ def evaluate(
         ids, outputs = val_ids, val_outputs
     else:
         ids, outputs = predict_split(run, films, split, predict, mesh)
-    folder = report_folder(workdir, split, output)
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
     column = next((c for c in ("patient", "group") if c in films.table), None)
@@ -176,6 +191,8 @@ def evaluate(
             "seed": run.config.seed, "image_size": run.config.image_shape[0],
             "init_from": run.config.init_from, "config": run.config.to_dict(),
             "convergence": report.convergence(writers.read(workdir), run.meta["steps_per_epoch"]),
+            "trained_for": run.config.total_steps / run.meta["steps_per_epoch"],
+            "changed": changed(run, films),
         },
         "labels": list(films.labels), "task": films.task, "split": split,
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),

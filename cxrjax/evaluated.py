@@ -61,7 +61,7 @@ def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
     """Every network of an evaluated run.
 
     Raises:
-      UserError: there is no evaluation of that split.
+      UserError: there is no evaluation of that split, or a damaged one.
     """
     folder = workdir / "evaluation" / split
     for name in ("report.json", "predictions.csv"):
@@ -70,6 +70,16 @@ def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
                 f"{workdir} has no evaluation/{split}/{name}: first run python launch.py "
                 f"--mode=evaluate --workdir={workdir} --split={split}"
             )
+    try:
+        return _read(workdir, folder)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder}: its report or predictions are damaged ({type(error).__name__}: {error}): "
+            f"run --mode=evaluate --workdir={workdir} --split={split} again"
+        ) from None
+
+
+def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[Evaluated]:
     judged = json.loads((folder / "report.json").read_text())
     names = judged["labels"]
     with (folder / "predictions.csv").open(newline="") as file:

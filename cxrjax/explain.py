@@ -119,6 +119,7 @@ def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:
             f"{run.config.image_shape[0]}: prepare them with "
             f"--config.dataset.image_size={run.config.image_shape[0]}"
         )
+    evaluate.check_not_trained_on(run, films, "the split of --config is not the run's")
     return films
 
 
@@ -208,6 +209,14 @@ def explain_split(
     if boxes and not len(marked.box):
         raise UserError(
             f"none of the {len(boxes):,} boxes is on a film of the {split} split that is at hand"
+        )
+    if boxes and options.findings is not None and not any(
+        k in options.findings for _, k in marked.cases
+    ):
+        names = ", ".join(films.labels[k] for k in options.findings)
+        raise UserError(
+            f"--findings: no film of the {split} split has a box of {names} (there are boxes of "
+            f"{', '.join(films.labels[k] for k in sorted({k for _, k in marked.cases}))})"
         )
     positions = marked.positions if boxes else films.splits[split]
     compiled = _maps(run, options)
@@ -317,7 +326,7 @@ def _markdown(
     if facts.get("published"):
         lines += ["", *_published_table(facts["published"])]
     lines += ["", "## Pictures", ""]
-    lines += [f"- {name.replace('_', ' ')}: ![{name}]({file})"
+    lines += [f"- {name.replace('_', ' ')}: ![{name}](<{file}>)"
               for name, file in report["sheets"].items()]
     return "\n".join(lines) + "\n"
 

@@ -56,6 +56,9 @@ class Cached:
                 record = self._kept.setdefault(index, record)
         return record
 
+    def __reduce__(self) -> tuple:
+        return Cached, (self._source,)  # a reading process keeps its own films; locks cannot travel
+
 
 def train_iterator(
     films: Films,

@@ -205,7 +205,10 @@ def _summary(
         iou=above(ious, IOU_THRESHOLDS),
         iobb=above(iobbs, IOBB_THRESHOLDS),
         pointing=per_finding(case_hits.mean(1), finding_of_case),
-        regions=per_finding(counts.astype(np.float64), finding),
+        regions=per_finding(
+            # One map for a case, however many of its boxes are marked.
+            counts.astype(np.float64)[np.unique(index, return_index=True)[1]], finding_of_case
+        ),
     )
 
 

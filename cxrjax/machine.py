@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import joblib
 import numpy as np
 from jaxtyping import UInt8
 
@@ -68,7 +68,7 @@ def name() -> str:
                 break
     except OSError:
         pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name}, {joblib.cpu_count()} cores"
 
 
 def film_like(size: int, count: int) -> UInt8[np.ndarray, "{count} {size} {size}"]:

@@ -141,17 +141,21 @@ def judge_all(
     on_film: dict[int, set[int]] = {}
     for film, finding in marked.cases:
         on_film.setdefault(film, set()).add(finding)
-    other = {}
+    other: dict[tuple[int, int], int] = {}
     for film, finding in marked.cases:
         rest = [k for k in range(number) if k not in on_film[film]]
-        other[film, finding] = int(rng.choice(rest)) if rest else finding
+        if rest:
+            other[film, finding] = int(rng.choice(rest))
 
     def own(film: int, finding: int) -> Float[np.ndarray, "h w"]:
         return explanations[film].heat[finding]
 
-    return {
-        network: judge(marked, own, number, threshold),
-        OTHER_FINDING: judge(marked, lambda f, k: own(f, other[f, k]), number, threshold),
+    judged = {network: judge(marked, own, number, threshold)}
+    if len(other) == len(marked.cases):  # else some film has no finding that is not marked on it
+        judged[OTHER_FINDING] = judge(
+            marked, lambda f, k: own(f, other[f, k]), number, threshold
+        )
+    return judged | {
         RANDOM_WEIGHTS: judge(marked, lambda f, k: fresh[f].heat[k], number, threshold),
         RANDOM_POSITION: judge(marked, own, number, threshold, random_position=True),
     }

@@ -87,7 +87,8 @@ def choose_thresholds(
         if how == "f1":
             value = 2 * hits / (called + y.sum())
         else:
-            value = hits / y.sum() - (called - hits) / (~y).sum()
+            # Times positives and negatives: whole numbers, so that ties are ties.
+            value = hits * (~y).sum() - (called - hits) * y.sum()
         result[k] = s[last[np.argmax(value)]]
     return result
 
@@ -101,7 +102,7 @@ def at_thresholds(
 
     Returns f64[K] each: 'sensitivity' (recall), 'specificity', 'precision', 'f1', and the counts
     'films' (with a known label), 'positives', 'called'. NaN where the denominator is 0 (precision:
-    nothing was called positive) or the threshold is NaN.
+    nothing was called positive), the threshold is NaN, or (F1) no film is positive.
     """
     columns = list(_columns(labels, scores))
     rows = []
@@ -112,7 +113,9 @@ def at_thresholds(
         if np.isnan(threshold):
             rows.append([np.nan] * 4 + [len(y), y.sum(), np.nan])
             continue
-        ratios = [(tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (2 * tp, 2 * tp + fp + fn)]
+        # Without positives F1 would be 0 or undefined by whether anything was called: no figure.
+        f1 = (2 * tp, 2 * tp + fp + fn if y.any() else 0)
+        ratios = [(tp, tp + fn), (tn, tn + fp), (tp, tp + fp), f1]
         rows.append([a / b if b else np.nan for a, b in ratios] + [len(y), y.sum(), called.sum()])
     keys = ("sensitivity", "specificity", "precision", "f1", "films", "positives", "called")
     return dict(zip(keys, np.array(rows, float).reshape(-1, len(keys)).T))
@@ -243,6 +246,23 @@ def confusion_scores(matrix: Real[np.ndarray, "*s k k"]) -> dict[str, np.ndarray
         "macro_precision": macro(hits, called),
         "macro_recall": macro(hits, films),
         "macro_f1": macro(2 * hits, films + called),
+    }
+
+
+def class_scores(matrix: Real[np.ndarray, "k k"]) -> dict[str, np.ndarray]:
+    """'precision', 'sensitivity', 'specificity', 'f1' f64[K] of the classes of a confusion matrix.
+
+    The counts are of answers (truth by answer), not of a threshold. A class that is never the
+    answer has precision 0; one without films has NaN throughout, but for the specificity.
+    """
+    hits, films, called = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    there, total = films > 0, matrix.sum()
+    precision = np.where(there, np.where(called > 0, hits / np.maximum(called, 1), 0.0), np.nan)
+    return {
+        "precision": precision,
+        "sensitivity": _ratio(hits, films),
+        "specificity": _ratio(total - films - called + hits, total - films),
+        "f1": np.where(there, _ratio(2 * hits, films + called), np.nan),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import glob
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ def find_films(images: str | None) -> list[pathlib.Path]:
     """The films that FILE, FOLDER (with its subfolders) or a quoted PATTERN means, sorted.
 
     In a folder, files with the suffixes of films count, and DICOM files without any suffix; hidden
-    files do not.
+    files do not. Links are followed. What is there but cannot be read (a link to nowhere, a
+    subfolder without permission) is in the answer too, so that reading it names it as a failure.
 
     Raises:
       UserError: nothing is there.
@@ -37,7 +39,7 @@ def find_films(images: str | None) -> list[pathlib.Path]:
         raise UserError("give --images=FILE, a folder, or a quoted pattern such as 'new/*.png'")
     path = pathlib.Path(images).expanduser()
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if _is_film(p))
+        found = sorted(_walk(path))
         what = f"no film in the folder {images} (looked for {', '.join(sorted(SUFFIXES))})"
     elif path.is_file():
         found, what = [path], ""
@@ -50,8 +52,27 @@ def find_films(images: str | None) -> list[pathlib.Path]:
     return found
 
 
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The films in a folder and the folders below it, and those folders that cannot be read."""
+    refused: list[pathlib.Path] = []
+    visited = set()
+
+    def refuse(error: OSError) -> None:
+        refused.append(pathlib.Path(error.filename))
+
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(where)
+        if real in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for path in map(pathlib.Path(where).joinpath, files) if _is_film(path))
+    yield from refused
+
+
 def _is_film(path: pathlib.Path) -> bool:
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith(".") or path.name == "DICOMDIR":  # the table of contents of a CD
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
@@ -170,7 +191,8 @@ def write_csv(
     """Writes a row per file ('wide') or per file and label ('long')."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        # File names may hold bytes that are no text: they are written as they are.
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             out = csv.writer(file)
             out.writerow(["file", "network", *names] if layout == "wide"
                          else ["file", "network", "label", "probability"])
@@ -185,6 +207,16 @@ def write_csv(
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _check_writable(path: pathlib.Path) -> None:
+    """Raises UserError before hours of work rather than after them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written (no permission)")
+
+
 def main(
     workdir: str | None, images: str | None, checkpoint: str = "best", output: str | None = None,
     layout: str = "wide", show_cleaned: bool = False,
@@ -195,6 +227,7 @@ def main(
     target = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir)
     if target.is_dir():
         target = target / "predictions.csv"
+    _check_writable(target)
     cleaned = None
     if show_cleaned:
         cleaned = target.parent / "cleaned"

@@ -63,8 +63,8 @@ def read_radiograph_with_facts(
     JPEG's orientation tag is obeyed. 16-bit gray is scaled by the bits that the film uses, b = the
     bit length of its brightest pixel (8 at least): round(255 x / (2^b - 1)). So 12-bit data in a
     16-bit file fill the range as they should, true 16-bit data lose only their low byte, and a
-    film's contrast is never stretched to its own minimum. 16-bit colour keeps the high byte of each
-    channel.
+    film's contrast is never stretched to its own minimum. 16-bit colour, and gray with
+    alpha, keep the high byte of each channel; refused where that would be nearly black.
 
     DICOM (one frame): modality LUT or rescale slope and intercept; then the VOI LUT, else the first
     window (LINEAR, LINEAR_EXACT or SIGMOID; PS3.3 C.11.2), whose output range becomes 0..255. With
@@ -145,7 +145,7 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
     if data.startswith(_PNG_MAGIC):
         width, height, bits = _png_header(data)
         check_size(height, width)
-    elif b"\xff\xd9" not in data[-4096:]:
+    elif b"\xff\xd9" not in data:
         raise Unreadable("truncated: the JPEG has no end marker; fetch it again")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
@@ -170,7 +170,13 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, RadiographFacts]:
             black = Image.new("RGBA", image.size, (0, 0, 0, 255))
             image = Image.alpha_composite(black, image)
         image = image.convert("RGB")
-    return np.array(image.convert("L")), facts
+    gray = np.array(image.convert("L"))
+    if bits == 16 and gray.max(initial=0) < 32:
+        raise Unreadable(
+            "16-bit colour (or gray with alpha) that uses 13 bits at most: its high bytes, which "
+            "are all that can be read, are nearly black; export the film as 16-bit gray"
+        )
+    return gray, facts
 
 
 def _by_used_bits(pixels: np.ndarray) -> np.ndarray:

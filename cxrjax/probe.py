@@ -116,12 +116,10 @@ def probe(
         "masks predicted by": masker.config.model.name,
         "structures": list(lung_structures(structures)),
         "chance": chance(labels, films.task),
-        "networks": {
-            network: {
-                variant: judge(labels, logits, films.task, counts)
-                for variant, logits in own.items()
-            } for network, own in answers.logits.items()
-        },
+    }
+    result["networks"] = {
+        network: judge_variants(labels, own, films.task, counts, result["chance"])
+        for network, own in answers.logits.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "probe.json").write_text(json.dumps(report.finite(result), indent=1) + "\n")
@@ -196,42 +194,76 @@ def chance(labels: Float[np.ndarray, "n k"], task: str) -> dict[str, float]:
     return out
 
 
-def judge(
+def judge_variants(
     labels: Float[np.ndarray, "n k"],
-    logits: Real[np.ndarray, "n k"],
+    logits: Mapping[str, Real[np.ndarray, "n k"]],
     task: str,
     counts: Float32[np.ndarray, "n r"],
-) -> dict[str, float]:
-    """Macro AUROC with its interval and how many classes it is of; accuracy and recall of one-of-N.
+    chance: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
+    """{variant: figures} of one network.
 
-    What the films do not define is nan.
+    Args:
+      labels: NaN = unknown; one-hot for one-of-N.
+      logits: of each variant, `WHOLE` among them.
+      task: 'multilabel' or 'multiclass'.
+      counts: `bootstrap.resample`.
+      chance: see `chance`.
+
+    Returns:
+      Macro AUROC with its interval and how many classes it is of; accuracy and recall of one-of-N;
+      and 'beyond <figure>' as [share, low, high]: how much of the whole film's score beyond chance
+      is left. Both are computed from the same resamples, so the interval is of their ratio. What
+      the films do not define is nan: shares above all where the interval of the whole film's score
+      includes chance.
     """
-    scores = report.probabilities(logits, task)
+    figures = {v: _figures(labels, report.probabilities(z, task), task) for v, z in logits.items()}
+    samples = {
+        v: _samples(labels, report.probabilities(z, task), task, counts) for v, z in logits.items()
+    }
+    out = {}
+    for variant, own in figures.items():
+        low, high = bootstrap.interval(samples[variant]["macro AUROC"])
+        out[variant] = {**own, "macro AUROC low": float(low), "macro AUROC high": float(high)}
+        for figure, base in chance.items():
+            whole = figures[WHOLE][figure] - base
+            beyond = samples[WHOLE][figure] - base
+            share = [np.nan] * 3
+            if bootstrap.interval(beyond)[0] > 0:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    ratios = np.where(beyond > 0, (samples[variant][figure] - base) / beyond,
+                                      np.nan)
+                share = [(own[figure] - base) / whole, *map(float, bootstrap.interval(ratios))]
+            out[variant][f"beyond {figure}"] = share
+    return out
+
+
+def _figures(labels: np.ndarray, scores: np.ndarray, task: str) -> dict[str, float]:
     value, classes = metrics.mean_counted(metrics.auroc(labels, scores))
-    samples = bootstrap.auroc(labels, scores, counts)
-    low, high = bootstrap.interval(np.ma.masked_invalid(samples).mean(axis=1).filled(np.nan))
-    out = {"macro AUROC": value, "macro AUROC low": float(low), "macro AUROC high": float(high),
-           "classes judged": classes, "classes": labels.shape[1]}
+    out = {"macro AUROC": value, "classes judged": classes, "classes": labels.shape[1]}
     if task == "multiclass":
         one = metrics.multiclass(labels, scores)
         out |= {"accuracy": one["accuracy"], "macro recall": one["macro_recall"]}
     return out
 
 
-def kept(
-    judged: Mapping[str, Mapping[str, float]], variant: str, figure: str, chance: float
-) -> float:
-    """The share of the whole film's score beyond chance that is left; nan where there is none."""
-    whole = judged[WHOLE][figure] - chance
-    left = judged[variant][figure] - chance
-    return left / whole if whole > 0 else float("nan")
+def _samples(
+    labels: np.ndarray, scores: np.ndarray, task: str, counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The figures that have a level of chance, in every resample."""
+    areas = bootstrap.auroc(labels, scores, counts)
+    out = {"macro AUROC": bootstrap.over_labels(areas, metrics.auroc(labels, scores))}
+    if task == "multiclass":
+        matrices = bootstrap.confusion(labels, scores, counts)
+        out["accuracy"] = metrics.confusion_scores(matrices)["accuracy"]
+    return out
 
 
 def summary(result: Mapping[str, Any]) -> str:
     """What a user reads first: which films, and a sentence for each network."""
     lines = [f"probe on {masks_line(result)}"]
     for network, judged in result["networks"].items():
-        lines += verdict(network, judged, result["chance"])
+        lines += verdict(network, judged)
     return "\n".join(lines)
 
 
@@ -242,7 +274,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"- protocol: {result['protocol']}",
         f"- {masks_line(result)}",
         "- beyond chance: how much of the whole film's score above chance ("
-        + ", ".join(f"{k} {v:.3f}" for k, v in result["chance"].items()) + ") is left", "",
+        + ", ".join(f"{k} {v:.3f}" for k, v in result["chance"].items())
+        + ") is left, with its 95% interval; below chance counts as 0%", "",
     ]
     for network, judged in result["networks"].items():
         rows = []
@@ -252,11 +285,11 @@ def markdown(result: Mapping[str, Any]) -> str:
                      f"{report.number(own['macro AUROC low'])} to "
                      f"{report.number(own['macro AUROC high'])})"]
             cells += [report.number(own[f]) for f in figures[1:]]
-            shares = [kept(judged, variant, f, c) for f, c in result["chance"].items()]
-            rows.append([variant, *cells, *(_percent(s) for s in shares)])
+            shares = [own[f"beyond {figure}"] for figure in result["chance"]]
+            rows.append([variant, *cells, *map(_percent, shares)])
         titles = ["shown", *figures, *(f"{f}, beyond chance" for f in result["chance"])]
         own = judged[WHOLE]
-        lines += [f"## {network}", "", *verdict(network, judged, result["chance"]), "",
+        lines += [f"## {network}", "", *verdict(network, judged), "",
                   f"{own['classes judged']} of {own['classes']} classes could be judged.", "",
                   *report.table(titles, rows), ""]
     return "\n".join([*lines, "![What the network was shown](probe.png)"]) + "\n"
@@ -277,26 +310,28 @@ def masks_line(result: Mapping[str, Any]) -> str:
     return line + f" ({', '.join(result['structures'])})"
 
 
-def verdict(
-    network: str, judged: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]
-) -> list[str]:
+def verdict(network: str, judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One plain sentence."""
-    figure, base = "macro AUROC", chance["macro AUROC"]
-    share = kept(judged, BLACKED_OUT, figure, base)
-    if np.isnan(share):
-        return [f"{network}: nothing can be said, these films do not show any skill to lose "
-                "(one class only, or no better than chance)."]
+    figure = "macro AUROC"
+    left = {variant: _percent(own[f"beyond {figure}"]) for variant, own in judged.items()}
+    if np.isnan(judged[WHOLE][f"beyond {figure}"][0]):
+        return [f"{network}: nothing can be said, these films do not show any skill to lose (one "
+                "class only, or an interval that includes chance)."]
     return [
         f"{network}: with the lungs blacked out {figure} is "
         f"{report.number(judged[BLACKED_OUT][figure])}, on whole films "
-        f"{report.number(judged[WHOLE][figure])}. {_percent(share)} of what it knows beyond chance "
-        f"does not need the lungs; {_percent(kept(judged, BORDER, figure, base))} is there in the "
-        f"border alone, {_percent(kept(judged, LUNGS, figure, base))} in the lungs alone."
+        f"{report.number(judged[WHOLE][figure])}. {left[BLACKED_OUT]} of what it knows beyond "
+        f"chance does not need the lungs; {left[BORDER]} is there in the border alone, "
+        f"{left[LUNGS]} in the lungs alone."
     ]
 
 
-def _percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{share:.0%}"
+def _percent(share: Sequence[float]) -> str:
+    """A share with its interval; below chance there is nothing left."""
+    if np.isnan(share[0]):
+        return "-"
+    value, low, high = (f"{max(0.0, x):.0%}" for x in share)
+    return value if low == high == value else f"{value} ({low} to {high})"
 
 
 def plot(path: pathlib.Path, examples: Mapping[str, np.ndarray]) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,45 +98,55 @@ def judge_network(
 
     Returns:
       {'macro': {figure: value}, 'per_label': {label: {figure: value}}} and, for one-of-N,
-      'confusion' (truth by answer). What the films do not define is nan.
+      'confusion' (truth by answer). What the films do not define is nan. Means are over the labels
+      that have both kinds of films ('classes judged'); those of decisions (F1, sensitivity,
+      specificity of multi-label) over those of them that have a threshold ('classes decided').
     """
     scores, val_scores = probabilities(logits, task), probabilities(val_logits, task)
     auroc = metrics.auroc(labels, scores)
     ap = metrics.average_precision(labels, scores)
+    one = metrics.multiclass(labels, scores) if task == "multiclass" else {}
     thresholds = metrics.choose_thresholds(val_labels, val_scores, "f1")
-    decided = metrics.at_thresholds(labels, scores, thresholds)
+    counted_at = metrics.at_thresholds(labels, scores, thresholds)
+    # Of one-of-N the class of the highest probability is the answer, and no threshold is used.
+    decided = metrics.class_scores(one["confusion"]) if one else counted_at
     counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
     samples = bootstrap.auroc(labels, scores, counts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a resample may judge no class at all
-        means = np.nanmean(samples, axis=1)
+    means = bootstrap.over_labels(samples, auroc)
     low, high = bootstrap.interval(np.column_stack([samples, means]))
     per_label = {
         name: {
             "AUROC": auroc[k], "AUROC low": low[k], "AUROC high": high[k], "AP": ap[k],
-            "F1": decided["f1"][k], "sensitivity": decided["sensitivity"][k],
-            "specificity": decided["specificity"][k], "threshold": thresholds[k],
-            "positives": int(decided["positives"][k]), "films": int(decided["films"][k]),
+            "F1": decided["f1"][k], "precision": decided["precision"][k],
+            "sensitivity": decided["sensitivity"][k], "specificity": decided["specificity"][k],
+            **({} if one else {"threshold": thresholds[k]}),
+            "positives": int(counted_at["positives"][k]), "films": int(counted_at["films"][k]),
         }
         for k, name in enumerate(names)
     }
     mean, counted = metrics.mean_counted(auroc)
+    judged = ~np.isnan(auroc)
+
+    def over(values: np.ndarray, which: np.ndarray = judged) -> float:
+        return metrics.mean_counted(np.where(which, values, np.nan))[0]
+
     macro = {
         "macro AUROC": mean, "macro AUROC low": low[-1], "macro AUROC high": high[-1],
         "classes judged": counted, "classes": len(names),
-        "macro AP": metrics.mean_counted(ap)[0],
+        "resamples": float(np.isfinite(means).mean()), "macro AP": over(ap),
     }
     out = {"macro": macro, "per_label": per_label}
-    if task == "multiclass":
-        one = metrics.multiclass(labels, scores)
+    if one:
         macro.update({title: one[key] for key, title in _MACRO.items()})
         out["confusion"] = one["confusion"].tolist()
     else:
+        known = judged & ~np.isnan(thresholds)
+        macro["classes decided"] = int(known.sum())
         for key, title in (("f1", "F1"), ("sensitivity", "sensitivity"),
                            ("specificity", "specificity")):
-            macro[f"macro {title}"] = metrics.mean_counted(decided[key])[0]
-        macro["Brier"] = metrics.mean_counted(metrics.brier(labels, scores))[0]
-        macro["ECE"] = metrics.mean_counted(metrics.calibration_error(labels, scores))[0]
+            macro[f"macro {title}"] = over(decided[key], known)
+        macro["Brier"] = over(metrics.brier(labels, scores))
+        macro["ECE"] = over(metrics.calibration_error(labels, scores))
     return out
 
 
@@ -203,16 +212,15 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         f"- trained with {', '.join(f'{k} {v}' for k, v in run['trained_with'].items())}",
         *_convergence_line(run),
         f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
-        "- thresholds: highest F1 on the validation split, applied as they are", "",
+        *([f"- {run['changed']}"] if run.get("changed") else []),
+        *_decision_lines(report), "",
     ]
     lines += ["## Networks", "", *_macro_table(report)]
     for name, judged in report["networks"].items():
         m = judged["macro"]
         lines += [
             "", f"## {name}", "",
-            f"Means over the {m['classes judged']} of {m['classes']} classes that could be judged "
-            "(a class without positives, or without negatives, cannot).", "",
-            *_label_table(judged),
+            _means_line(m), "", *_label_table(judged),
         ]
         if "confusion" in judged:
             lines += ["", "Films by truth (row) and answer (column):", "",
@@ -226,10 +234,42 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _decision_lines(report: Mapping[str, Any]) -> list[str]:
+    """How a probability becomes an answer, and a warning where these films chose it."""
+    if report["task"] == "multiclass":
+        lines = ["- answers: the class of the highest probability (F1, precision, sensitivity, "
+                 "specificity, matrix); AUROC and AP: each class against the rest"]
+    else:
+        lines = ["- thresholds: highest F1 on the validation split, applied as they are"]
+    if report["split"] == "val":
+        lines += ["- **too good**: the checkpoint and the thresholds were chosen on these very "
+                  "films"]
+    return lines
+
+
+def _means_line(m: Mapping[str, Any]) -> str:
+    line = (
+        f"Means over the {m['classes judged']} of {m['classes']} classes that could be judged (a "
+        "class without positives, or without negatives, cannot)"
+    )
+    if m.get("classes decided", m["classes judged"]) != m["classes judged"]:
+        line += (f"; F1, sensitivity and specificity over {m['classes decided']}, as the others "
+                 "have no threshold: validation has films of one kind only")
+    if m.get("resamples", 1.0) < 1.0:
+        line += (f"; {m['resamples']:.1%} of the resamples could judge all of them, the interval "
+                 "is of these")
+    return line + "."
+
+
 def _convergence_line(run: Mapping[str, Any]) -> list[str]:
     if not run.get("convergence"):
         return []
-    each = ", ".join(f"{name} {epoch:.1f}" for name, epoch in run["convergence"].items())
+    # A record at the very last evaluation: the network was still learning when it was stopped.
+    ended = run.get("trained_for", math.inf)
+    each = ", ".join(
+        f"{name} not before the end at {epoch:.1f}" if epoch >= ended - 1e-6
+        else f"{name} {epoch:.1f}" for name, epoch in run["convergence"].items()
+    )
     return [f"- convergence (the epoch after which the validation loss hardly ever falls below its "
             f"best): {each}"]
 
@@ -237,7 +277,8 @@ def _convergence_line(run: Mapping[str, Any]) -> list[str]:
 def _macro_table(report: Mapping[str, Any]) -> list[str]:
     networks = report["networks"]
     every = dict.fromkeys(k for judged in networks.values() for k in judged["macro"])
-    keys = [k for k in every if not k.endswith((" low", " high")) and not k.startswith("classes")]
+    keys = [k for k in every
+            if not k.endswith((" low", " high")) and not k.startswith(("classes", "resamples"))]
     rows = []
     for name, judged in networks.items():
         m = judged["macro"]
@@ -250,15 +291,15 @@ def _macro_table(report: Mapping[str, Any]) -> list[str]:
 
 
 def _label_table(judged: Mapping[str, Any]) -> list[str]:
-    titles = ["finding", "positives", "AUROC", "95% interval", "AP", "F1", "sensitivity",
-              "specificity", "threshold"]
+    last = ["AP", "F1", "precision", "sensitivity", "specificity", "threshold"]
+    last = [k for k in last if any(k in f for f in judged["per_label"].values())]
     rows = [
         [label, f"{f['positives']:,} of {f['films']:,}", number(f["AUROC"]),
          f"{number(f['AUROC low'])} to {number(f['AUROC high'])}",
-         *(number(f[k]) for k in ("AP", "F1", "sensitivity", "specificity", "threshold"))]
+         *(number(f[k]) for k in last)]
         for label, f in judged["per_label"].items()
     ]
-    return table(titles, rows)
+    return table(["finding", "positives", "AUROC", "95% interval", *last], rows)
 
 
 def _mask_table(judged: Mapping[str, Any]) -> list[str]:
@@ -276,7 +317,7 @@ def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> lis
     same = [
         p for p in published
         if report["split"] == "test" and p.split and p.split == report["split_name"]
-        and p.films in (0, report["films"])
+        and p.films == report["films"]
     ]
     lines = []
     if same:

@@ -5,13 +5,13 @@ torch is imported only inside the functions that were asked for it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -113,7 +113,7 @@ def set_torch_threads(run: Callable[[int], Any]) -> None:
     import torch
 
     seconds = {}
-    for count in sorted({1, len(os.sched_getaffinity(0))}):
+    for count in sorted({1, joblib.cpu_count()}):
         torch.set_num_threads(count)
         run(1)
         begun = time.perf_counter()

@@ -135,3 +135,10 @@ def test_a_thousand_resamples_of_the_official_test_set_take_seconds():
     samples = bootstrap.auroc(y, s, bootstrap.resample(len(y), 1000, seed=0, cluster=patient))
     assert samples.shape == (1000, 14)
     assert time.perf_counter() - start < 30  # about 1 s; the plain way takes many minutes
+
+
+def test_means_over_labels_are_over_the_same_labels():
+    samples = np.array([[0.5, 0.7, np.nan], [0.9, np.nan, np.nan], [0.6, 0.8, np.nan]])
+    means = bootstrap.over_labels(samples, np.array([0.6, 0.7, np.nan]))
+    np.testing.assert_allclose(means, [0.6, np.nan, 0.7])
+    assert np.isnan(bootstrap.over_labels(samples, np.full(3, np.nan))).all()

@@ -193,13 +193,41 @@ def test_what_cannot_be_compared_is_refused(tmp_path, changes, words):
     assert words in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_a_repeated_seed_is_not_a_second_seed(tmp_path):
+    runs = [evaluated(tmp_path / name, noisy(1 + seed), seed=seed)
+            for name, seed in (("focal_loss_0", 0), ("focal_loss_1", 1), ("copy", 0))]
+    result = compare.compare(runs, "test", tmp_path / "out", resamples=20)
+    assert {n: e["seeds"] for n, e in result["entries"].items()} == {
+        "focal_loss": [0, 1], "copy": [0]
+    }
+
+
+def test_checkpoints_are_told_apart(tmp_path):
+    runs = [evaluated(tmp_path / "a", noisy(1)), evaluated(tmp_path / "b", noisy(2), seed=1)]
+    path = runs[1] / "evaluation" / "test" / "report.json"
+    path.write_text(path.read_text().replace('"checkpoint": "best"', '"checkpoint": "latest"'))
+    result = compare.compare(runs, "test", tmp_path / "out", resamples=20)
+    assert list(result["entries"]) == ["a", "b"]
+    assert result["configs differ in"]["checkpoint"] == ["best", "latest"]
+
+
+@pytest.mark.parametrize("file", ["report.json", "predictions.csv"])
+def test_a_damaged_evaluation_is_named(tmp_path, file):
+    runs = [evaluated(tmp_path / "a", noisy(1)), evaluated(tmp_path / "b", noisy(2), seed=1)]
+    path = runs[1] / "evaluation" / "test" / file
+    path.write_text(path.read_text()[:700])
+    with pytest.raises(UserError, match="damaged.*evaluate --workdir=.*b --split=test again"):
+        compare.compare(runs, "test", tmp_path / "out")
+
+
 def test_which_runs_are_meant(tmp_path):
     for name in ("s0", "s1"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    (tmp_path / "summary").mkdir()  # no run
     assert compare.find_workdirs(f"{tmp_path}/s*") == [tmp_path / "s0", tmp_path / "s1"]
     for text, words in ((None, "two runs or more"), (f"{tmp_path}/s0", "two runs or more"),
                         (f"{tmp_path}/s0,{tmp_path}/s*", "twice"),
-                        (f"{tmp_path}/x*", "nothing matches")):
+                        (f"{tmp_path}/x*", "no run matches")):
         with pytest.raises(UserError, match=words):
             compare.find_workdirs(text)
     with pytest.raises(UserError, match="--mode=evaluate --workdir=.*s0 --split=test"):

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,8 @@ def test_only_one_process_prepares(tmp_path):
     given = options("chestxray14", make_nih(tmp_path / "raw"), tmp_path / "prepared")
     directory = Path(datasets.prepare(given).directory)
     with _preparation._only_one(directory.parent / f".{directory.name}.lock"):
+        assert datasets.prepare(given).already_prepared  # whole: nobody needs to wait
+        shutil.rmtree(directory)
         with pytest.raises(UserError, match="another process"):
             datasets.prepare(given)
 

@@ -1,6 +1,10 @@
 """What users get wrong: one line that names the file and the fix, and no film lost in silence."""
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from raw_films import (
     nih_row,
     options,
     save,
+    write_csv,
     write_table,
 )
 
@@ -122,6 +127,16 @@ def test_row_that_is_cut_off(nih):
     raw, given = nih
     write_table(raw / "Data_Entry_2017.csv", rows()[:-1] + [rows()[-1][:30]])
     assert "Data_Entry_2017.csv, line 15: 6 fields, but the header has 11" in refused(given)
+
+
+def test_row_with_a_comma_too_many(nih):
+    """Its values would stand one column further: another patient, another label."""
+    raw, given = nih
+    path = raw / "Data_Entry_2017.csv"
+    path.write_text(path.read_text().replace("Effusion|Pneumonia", "Effusion,Pneumonia"))
+    assert "Data_Entry_2017.csv, line 10: 12 fields, but the header has 11" in refused(given)
+    write_table(path, [f"{row},," for row in rows()])  # empty fields at the end shift nothing
+    assert datasets.prepare(given).films_stored == 14
 
 
 @pytest.mark.parametrize(
@@ -304,6 +319,91 @@ def test_a_folder_in_which_no_film_can_be_read(nih):
     assert "14 films in a row cannot be read" in refused(given)
 
 
+def test_a_link_to_nowhere_is_missed_not_forgotten(tmp_path):
+    raw = make_covid(tmp_path / "raw")
+    film_path = raw / "COVID" / "images" / "COVID-8.png"
+    film_path.unlink()
+    film_path.symlink_to(tmp_path / "unmounted.png")
+    (raw / "COVID" / "images" / "more").mkdir()
+    account = datasets.prepare(options("covid_radiography", raw, tmp_path / "prepared"))
+    assert account.rows_read == 28 and account.films_stored == 27
+    assert account.unreadable == [(str(film_path), "no such file")]
+    assert "1 folders lie beside the films and were not looked into" in str(account)
+
+
+def test_one_film_in_two_formats_is_refused(tmp_path):
+    """Else it would be two films of one name, perhaps on two sides of the split."""
+    raw = make_jsrt(tmp_path / "raw", 10)
+    save(raw / "images" / "JPCLN001.jpg", film(300))
+    given = options("jsrt", raw, tmp_path / "prepared")
+    message = refused(given)
+    assert "JPCLN001.png and JPCLN001.jpg" in message and "remove one" in message
+    (raw / "images" / "JPCLN001.jpg").rename(raw / "masks" / "JPCLN001.jpg")
+    assert "the mask of the lungs of 'JPCLN001'" in refused(given)
+
+
+def test_films_that_changed_but_not_in_size_are_named(nih):
+    raw, given = nih
+    datasets.prepare(given)
+    assert not any("were written after" in note for note in datasets.prepare(given).notes)
+    path = raw / "images_001" / "images" / NIH[0][0]
+    os.utime(path, (time.time() + 60,) * 2)
+    again = datasets.prepare(given)
+    assert again.already_prepared
+    assert f"1 raw files were written after the films were prepared (their sizes are the same): " \
+           f"{NIH[0][0]}" in str(again)
+
+
+def test_what_a_killed_preparation_left_goes_with_the_next_one(nih):
+    raw, given = nih
+    left = Path(given["data_dir"]) / ".preparing-chestxray14-64px-0123abcd"
+    (left / "records").mkdir(parents=True)
+    account = datasets.prepare(given)
+    assert not left.exists() and "cleared away 1 preparation that" in str(account)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    raw = make_covid(tmp_path / "raw")
+    images = raw / "COVID" / "images"
+    os.rename(images / "COVID-8.png", os.fsencode(images) + b"/COVID-R\xf6ntgen.png")
+    account = datasets.prepare(options("covid_radiography", raw, tmp_path / "prepared"))
+    assert account.films_stored == 27
+    assert [why for _, why in account.unreadable] == ["its name is not UTF-8: rename the file"]
+
+
+def test_hints_that_match_nothing_are_told(tmp_path):
+    raw = make_covid(tmp_path / "raw")
+    write_csv(raw / "manifest.csv", ["path", "patient_hint"],
+              [["COVID\\images\\COVID-1.png", "p"], ["covid-2.png", "p"]])
+    write_csv(raw / "duplicates.csv", ["image_a", "image_b"],
+              [["COVID-3.png", "COVID-4.png"], ["x", "COVID-5"]])
+    given = options("covid_radiography", raw, tmp_path / "prepared")
+    account = datasets.prepare(given)
+    assert "manifest.csv knows the patient of 1 of 28 films" in str(account)
+    assert "duplicates.csv names 2 pairs, 1 of them of films here" in str(account)
+    films = datasets.load(given)
+    group = dict(zip(films.table["id"].tolist(), films.table["group"].tolist()))
+    assert group["COVID-3"] == group["COVID-4"] != group["COVID-5"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may read all")
+def test_folders_without_permission_end_in_one_line(tmp_path):
+    """By the command line, and without root's right to read everything."""
+    raw = make_nih(tmp_path / "raw")
+    (raw / "images_002" / "images").chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    root = Path(__file__).parent.parent
+    shown = subprocess.run(
+        [*drop * (os.geteuid() == 0), sys.executable, "launch.py", "--mode=prepare",
+         "--config=configs/chestxray14.py", f"--config.dataset.raw_dir={raw}",
+         f"--config.dataset.data_dir={tmp_path / 'prepared'}"],
+        cwd=root, capture_output=True, text=True,
+    )
+    (raw / "images_002" / "images").chmod(0o755)
+    assert shown.returncode == 2 and "Traceback" not in shown.stderr, shown.stderr
+    assert f"error: {raw / 'images_002' / 'images'}: Permission denied" in shown.stderr
+
+
 # --- masks
 
 
@@ -421,9 +521,9 @@ def test_data_dir_that_cannot_hold_the_films(nih, tmp_path, monkeypatch):
     _, given = nih
     (tmp_path / "file").write_text("")
     assert "cannot be made" in refused(given | {"data_dir": str(tmp_path / "file" / "inside")})
-    full = shutil.disk_usage(tmp_path)._replace(free=7000)
+    full = shutil.disk_usage(tmp_path)._replace(free=12_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    # 14 films of 32x32 are 14336 bytes.
+    # 14 films of 32x32 are 14,336 bytes, on disk 12,186 at least; of 31x31 11,436.
     assert "choose another data_dir or a smaller image_size" in refused(given)
     assert datasets.prepare(given | {"image_size": 31}).films_stored == 14
 

@@ -167,6 +167,10 @@ def test_chestmnist_states_its_split(tmp_path):
     make_npz(tmp_path / "some.npz", counts, **arrays)
     given = options("chestmnist", tmp_path, tmp_path / "prepared", file="some.npz")
     datasets.prepare(given)
+    # A raw_dir that is a file is read whatever its name; the protocol says which it was.
+    other = options("chestmnist", tmp_path / "some.npz", tmp_path / "prepared2")
+    datasets.prepare(other)
+    assert "ChestX-ray14 as some.npz" in datasets.load(other).info["protocol"]
     films = datasets.load(given)
     assert films.labels == chestxray14.LABELS and films.info["split"] == "chexnet"
     assert "CheXNet split" in films.info["protocol"]

@@ -1,5 +1,7 @@
 """What reaches the device: every film, once, in an order that only the seed decides."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -117,6 +119,14 @@ def test_cached_films_are_read_once():
     for _ in range(3):
         assert cached[2]["image"].item() == 2
     assert reads == [2] and len(cached) == 5
+
+
+def test_kept_films_travel_to_reading_processes_without_what_was_kept():
+    cached = input_pipeline.Cached([{"id": "a"}, {"id": "b"}])
+    cached[1]
+    copy = pickle.loads(pickle.dumps(cached))
+    assert copy[1] == {"id": "b"} and len(copy) == 2 and list(copy._kept) == [1]
+
 
 
 def test_an_empty_training_split_is_an_error():

@@ -315,3 +315,18 @@ def test_published_aurocs_of_chestxray14(shared_data):
     assert scores.shape == (22433, 14)
     got = metrics.auroc(labels, scores)
     np.testing.assert_allclose(got, list(published.values()), atol=1e-6, rtol=0)
+
+
+def test_scores_of_each_class_by_hand():
+    scores = metrics.class_scores(np.array([[3, 1, 0], [0, 0, 0], [2, 0, 4]]))
+    np.testing.assert_allclose(scores["precision"], [3 / 5, np.nan, 1])
+    np.testing.assert_allclose(scores["sensitivity"], [3 / 4, np.nan, 2 / 3])
+    np.testing.assert_allclose(scores["specificity"], [4 / 6, 9 / 10, 1])
+    np.testing.assert_allclose(scores["f1"], [6 / 9, np.nan, 8 / 10])
+
+
+def test_ties_of_youden_take_the_highest_threshold():
+    """1/3 - 0 and 3/3 - 2/3 are one third both, which floating point does not say."""
+    labels = np.array([[0], [0], [0], [1], [1], [1]])
+    scores = np.array([[0.3], [0.1], [0.0], [0.6], [0.2], [0.1]])
+    assert metrics.choose_thresholds(labels, scores)[0] == 0.6

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -184,6 +185,31 @@ def test_which_files_of_a_folder_are_films(tmp_path):
                           (str(tmp_path / "*.bmp"), "no file, folder or match")):
         with pytest.raises(UserError, match=words):
             predict.find_films(images)
+
+
+def test_what_cannot_be_read_is_named_not_passed_over(tmp_path):
+    """Links are followed; a link to nowhere is a failure, a link to itself no endless walk."""
+    elsewhere = tmp_path / "disk"
+    films = tmp_path / "films"
+    elsewhere.mkdir()
+    films.mkdir()
+    save(elsewhere / "far.png", gray(0))
+    save(films / "near.png", gray(1))
+    (films / "linked").symlink_to(elsewhere)
+    (films / "round").symlink_to(films)
+    (films / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (films / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    names = [str(p.relative_to(films)) for p in predict.find_films(str(films))]
+    assert names == ["gone.png", "linked/far.png", "near.png"]
+
+
+def test_output_is_tried_first_and_names_need_not_be_text(tmp_path):
+    name = os.fsdecode(b"R\xf6ntgen.png")
+    predict.write_csv(tmp_path / "out.csv", [name], ["A"], {"net": np.array([[0.5]])}, "wide")
+    assert os.fsencode(name) in (tmp_path / "out.csv").read_bytes()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        predict._check_writable(tmp_path / "file" / "out.csv")
 
 
 def test_few_films_are_held_at_a_time(run, tmp_path, monkeypatch):

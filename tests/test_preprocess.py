@@ -130,6 +130,29 @@ def test_the_bytes_decide_not_the_name(tmp_path):
 # --- broken files ------------------------------------------------------------------------------
 
 
+def test_bytes_after_a_jpeg_do_no_harm(tmp_path):
+    """Some archives append a thumbnail or padding."""
+    path = tmp_path / "film.jpg"
+    Image.fromarray(np.full((32, 32), 90, np.uint8)).save(path)
+    whole = preprocess.read_radiograph(path)
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    np.testing.assert_array_equal(preprocess.read_radiograph(path), whole)
+
+
+def test_deep_colour_that_would_turn_black_is_refused(tmp_path):
+    """12-bit data in a 16-bit PNG with alpha: only the high bytes, 0 to 15, could be read."""
+    rows = np.zeros((20, 1 + 20 * 4), np.uint8)
+    rows[:, 1:].reshape(20, 20, 4)[...] = (0x0F, 0xFF, 0xFF, 0xFF)  # gray 4095, alpha 65535
+    header = struct.pack(">IIBBBBB", 20, 20, 16, 4, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ))
+    with pytest.raises(UserError, match="export the film as 16-bit gray"):
+        preprocess.read_radiograph(tmp_path / "deep.png")
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_file_cut_anywhere_is_refused(tmp_path, format):
     buffer = io.BytesIO()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxrjax import probe
+from cxrjax import bootstrap, probe, report
 from cxrjax.datasets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.trained import Run
@@ -90,7 +90,8 @@ def test_who_looks_where_is_found_out(tmp_path):
     assert auroc["cheat"] == {"whole film": 1.0, "lungs blacked out": 1.0, "lungs alone": 0.5,
                               "border alone": 1.0}
     assert result["networks"]["cheat"]["lungs alone"]["accuracy"] == 0.5
-    assert probe.kept(result["networks"]["cheat"], "lungs blacked out", "accuracy", 0.5) == 1.0
+    assert result["networks"]["cheat"]["lungs blacked out"]["beyond accuracy"] == [1.0, 1.0, 1.0]
+    assert result["networks"]["cheat"]["lungs alone"]["beyond accuracy"][0] == 0.0
     page = (tmp_path / "probe.md").read_text()
     assert "cheat: with the lungs blacked out macro AUROC is 1.0000" in page
     assert "100% of what it knows beyond chance does not need the lungs" in page
@@ -116,6 +117,26 @@ def test_predicted_masks_stand_in(tmp_path, masker):
     # those without a mask: three of ten.
     cheat = result["networks"]["cheat"]["lungs blacked out"]["accuracy"]
     assert cheat == 0.7
+
+
+def test_a_share_carries_its_interval():
+    """A network that knows nothing certain: its share could be anything, and is not given."""
+    rng = np.random.default_rng(0)
+    labels = np.eye(2)[rng.integers(0, 2, 40)]
+    counts = bootstrap.resample(40, 200, seed=0)
+    sure, unsure = 4 * labels - 2, rng.normal(size=(40, 2))
+    half = np.where(np.arange(40)[:, None] < 20, sure, unsure)
+    logits = {probe.WHOLE: sure, probe.BLACKED_OUT: half}
+    chance = {"macro AUROC": 0.5, "accuracy": 0.55}
+    judged = probe.judge_variants(labels, logits, "multiclass", counts, chance)
+    share, low, high = judged[probe.BLACKED_OUT]["beyond macro AUROC"]
+    assert 0 < low < share < high < 1
+    scores = [report.probabilities(z, "multiclass") for z in (half, sure)]
+    areas = [bootstrap.auroc(labels, p, counts).mean(1) - 0.5 for p in scores]
+    np.testing.assert_allclose((low, high), np.nanpercentile(areas[0] / areas[1], [2.5, 97.5]))
+    logits = {probe.WHOLE: unsure, probe.BLACKED_OUT: sure}
+    judged = probe.judge_variants(labels, logits, "multiclass", counts, chance)
+    assert np.isnan(judged[probe.BLACKED_OUT]["beyond macro AUROC"]).all()
 
 
 def test_one_class_says_nothing(tmp_path):

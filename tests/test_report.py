@@ -49,6 +49,36 @@ def test_a_class_that_cannot_be_judged_is_counted_out():
     assert "1 of 2 classes that could be judged" in page and "| b | 0 of 3 | - |" in page
 
 
+def test_means_are_over_the_same_labels():
+    """A label without positives has no F1, whether or not anything is called positive."""
+    labels = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1], [0, 0, 0]], np.float32)
+    val = np.array([[1, 1, 1], [0, 0, 1]], np.float32)  # c: positives only, so no threshold
+    val_logits = np.array([[1, 1, 0], [-1, -1, 0]], np.float32)
+    scores = np.array([[2, 9, 1], [-2, -9, 0], [2, -9, -1], [2, -9, 0]], np.float32)
+    network = report.judge_network(labels, scores, val, val_logits, (*LABELS, "c"), "multilabel",
+                                   resamples=20)
+    macro = network["macro"]
+    assert (macro["classes judged"], macro["classes decided"]) == (2, 1)
+    assert macro["macro F1"] == pytest.approx(4 / 5)  # of a alone: tp 2, fp 1
+    assert macro["macro specificity"] == 0.5
+    page = report.markdown({**judged()[0], "networks": {"net": network}})
+    assert "sensitivity and specificity over 1" in page
+
+
+def test_one_of_n_is_judged_by_its_answers():
+    labels = np.eye(2, dtype=np.float32)[[0, 0, 0, 1]]
+    logits = np.array([[3, 0], [3, 0], [0, 1], [0, 2]], np.float32)
+    network = report.judge_network(labels, logits, labels, logits, LABELS, "multiclass",
+                                   resamples=20)
+    a = network["per_label"]["a"]
+    assert network["confusion"] == [[2, 1], [0, 1]] and "threshold" not in a
+    assert (a["sensitivity"], a["specificity"], a["precision"]) == (2 / 3, 1.0, 1.0)
+    f1 = np.mean([own["F1"] for own in network["per_label"].values()])
+    assert network["macro"]["macro F1"] == pytest.approx(f1)
+    page = report.markdown({**judged(task="multiclass", split="val")[0]})
+    assert "class of the highest probability" in page and "**too good**" in page
+
+
 def sections(page):
     return dict(part.split("\n", 1) for part in page.split("\n## ") if "\n" in part)
 

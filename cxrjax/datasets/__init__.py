@@ -88,15 +88,19 @@ def boxes(options: Mapping[str, Any]) -> list[tuple[str, str, tuple[float, float
 
 def _hint(raw_dir: Path, wanted: ModuleType) -> str:
     """What the folder looks like instead, or which folder inside it is the right one."""
-    if not raw_dir.is_dir():
-        return ""
-    if hasattr(wanted, "looks_like") and not wanted.looks_like(raw_dir):
+
+    def looks_like(data_set: ModuleType, folder: Path) -> bool:
+        try:
+            return folder.is_dir() and getattr(data_set, "looks_like", lambda _: False)(folder)
+        except OSError:
+            return False  # a folder that may not be read, such as lost+found
+
+    if hasattr(wanted, "looks_like") and not looks_like(wanted, raw_dir):
         # Archives often unpack into a folder of their own.
-        for inner in sorted(p for p in (*raw_dir.glob("*"), *raw_dir.glob("*/*")) if p.is_dir()):
-            if wanted.looks_like(inner):
+        for inner in sorted((*raw_dir.glob("*"), *raw_dir.glob("*/*"))):
+            if looks_like(wanted, inner):
                 return f"; did you mean raw_dir={inner}?"
     for name in names():
-        other = module(name)
-        if other is not wanted and getattr(other, "looks_like", lambda _: False)(raw_dir):
+        if module(name) is not wanted and looks_like(module(name), raw_dir):
             return f"; {raw_dir} looks like {name}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    # What numpy, zipfile and zlib raise on files that are something else, or damaged.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, NotImplementedError,
+            RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable .npz ({error}); fetch it again") from None
     for split in SPLITS:
         for kind in ("images", "labels"):
@@ -71,15 +74,22 @@ def prepare(
         arrays = read_arrays(path)
         account = Account(builder.name, raw_dir=str(path.resolve()))
         rows = []
+        # Each split may count its films from 0.
+        every = [name for split in SPLITS for name in _names(arrays, split, path)]
+        several = len(set(every)) < len(every)
         for split in SPLITS:
             try:
                 labels = read(arrays[f"{split}_labels"])
             except ValueError as error:
                 raise UserError(f"{path}: {split}_labels: {error}") from None
             names = _names(arrays, split, path)
+            if several:
+                names = [f"{split}-{name}" for name in names]
             for name, film, label in zip(names, arrays[f"{split}_images"], labels):
                 columns = {"split": split}
                 rows.append(_raw.Row(name, film, tuple(label.tolist()), columns))
+        if not rows:
+            raise UserError(f"{path}: holds no film")
         account.rows_read = account.films_found = len(rows)
         return _raw.Scan(rows, account)
 

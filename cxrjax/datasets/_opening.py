@@ -123,7 +123,7 @@ def _find(
 
 
 def _read_table(path: Path, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader)
         columns = dict(zip(header, zip(*reader)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from tqdm import tqdm
 
 from cxrjax import preprocess
 from cxrjax.datasets._duplicates import perceptual_hash
-from cxrjax.datasets._raw import Row, Scan
+from cxrjax.datasets._raw import Row, Scan, folder_of
 from cxrjax.datasets._records import FilmBuilder, write_records
 from cxrjax.datasets.base import Account, shortlist
 from cxrjax.errors import UserError
@@ -55,14 +57,26 @@ def ordered_map(function: Callable, items: Iterable, workers: int) -> Iterator:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def decode(row: Row, size: int, fit: str, clean: bool = False) -> dict[str, Any]:
+def decode(
+    row: Row, size: int, fit: str, clean: bool = False, hashed: bool = True
+) -> dict[str, Any]:
     """One film ready to be stored, and what is worth knowing about it.
+
+    Args:
+      row: which film.
+      size: pixels of a side of what is stored.
+      fit: how the film becomes square, see `preprocess.resize`.
+      clean: whether to take bright artefacts out.
+      hashed: whether to compute `phash` (else '').
 
     Returns:
       {image, mask, has_mask, height, width, kind, phash, trouble}; `trouble` is a list of
       (file, why) and `image` is None if the film itself cannot be used.
     """
     done: dict[str, Any] = {"image": None, "has_mask": False, "trouble": []}
+    if not _can_be_text(row.id):
+        done["trouble"].append((repr(row.id), "its name is not UTF-8: rename the file"))
+        return done
     if isinstance(row.film, Path):
         try:
             film, facts = preprocess.read_radiograph_with_facts(row.film)
@@ -79,7 +93,7 @@ def decode(row: Row, size: int, fit: str, clean: bool = False) -> dict[str, Any]
         return done
     shown = preprocess.remove_bright_artifacts(film) if clean else film
     done["image"] = preprocess.resize(shown, size, fit)[..., None]
-    done["phash"] = perceptual_hash(film)
+    done["phash"] = perceptual_hash(film) if hashed else ""
     if row.masks:
         masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
         done["has_mask"] = all(mask is not None for mask in masks)
@@ -112,6 +126,15 @@ def _decode_mask(
     return resized
 
 
+def _can_be_text(name: str) -> bool:
+    # Names of files that were packed on another system may hold bytes that are no text.
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _why(error: UserError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
@@ -125,10 +148,18 @@ def fingerprint(rows: Sequence[Row]) -> str:
             if isinstance(film, np.ndarray):
                 sizes.append(hashlib.sha256(np.ascontiguousarray(film)).hexdigest())
             else:
-                sizes.append(film.stat().st_size if film else None)
+                sizes.append(_stat(film).st_size if film and _stat(film) else None)
         facts = [row.id, [float(v).hex() for v in row.label], dict(row.columns), sizes]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None for a file that is not there (a dangling link): `decode` says so."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
@@ -142,7 +173,10 @@ def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
         raise UserError(
             f"{name}: fit must be one of {', '.join(preprocess.FITS)}, not {options['fit']!r}"
         )
-    return Path(options["data_dir"]).expanduser(), size
+    workers = options["workers"]
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+        raise UserError(f"{name}: workers must be a whole number, 0 for all cores, not {workers!r}")
+    return folder_of(options["data_dir"]), size
 
 
 def pixel_options(size: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +188,11 @@ def pixel_options(size: int, options: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
     """Holds `lock`; the system lets go of it when the process ends, however it ends."""
-    with open(lock, "w") as file:
+    try:
+        file = open(lock, "w")
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be written ({error.strerror})") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -183,6 +221,7 @@ def prepare(
     data_dir, size = check_options(options)
     started = time.monotonic()
     found = scan(options)
+    _check_ids(builder.name, found.rows)
     stored = {key: options[key] for key in builder.stored}
     stored = {**pixel_options(size, options), **stored, **found.resolved}
     digest = fingerprint(found.rows)
@@ -193,17 +232,17 @@ def prepare(
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"data_dir {data_dir} cannot be made ({error.strerror})") from None
+    if directory.exists():  # complete, or it would not have its name: nothing is written to it
+        return _as_it_is(directory, found)
     with _only_one(data_dir / f".{directory.name}.lock"):
         if directory.exists():
-            account = read_account(directory)
-            account.already_prepared, account.directory = True, str(directory)
-            account.notes += _changed_files(directory, found.files)
-            return account
-        _check_space(data_dir, _stored_bytes(builder, len(found.rows), size))
+            return _as_it_is(directory, found)
+        _check_space(data_dir, len(found.rows) * size * size)
+        if cleared := _clear_broken_off(data_dir, builder.name, directory.name):
+            found.account.notes.append(
+                f"cleared away {cleared} preparation{'s' * (cleared > 1)} that had been broken off"
+            )
         partial = data_dir / f".preparing-{directory.name}"
-        if partial.exists():
-            shutil.rmtree(partial)
-            found.account.notes.append("cleared away a preparation that had been broken off")
         partial.mkdir()
         try:
             account = _write(builder, partial, found, size, options)
@@ -219,20 +258,74 @@ def prepare(
             }
             (partial / OPTIONS).write_text(json.dumps(facts, indent=1))
             partial.rename(directory)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            # Of a full disk the writer of the records makes a RuntimeError.
+            if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+                raise UserError(
+                    f"data_dir {data_dir}: the disk is full; nothing was kept. Choose another "
+                    "data_dir or a smaller image_size"
+                ) from None
             raise
     return account
 
 
+def _as_it_is(directory: Path, found: Scan) -> Account:
+    """The account of what was prepared before, and what has changed in the raw folder since."""
+    account = read_account(directory)
+    account.already_prepared, account.directory = True, str(directory)
+    account.notes += _changed_files(directory, found.files)
+    prepared = (directory / OPTIONS).stat().st_mtime
+    newer = []
+    for row in found.rows:
+        for file in (row.film, *row.masks):
+            facts = _stat(file) if isinstance(file, Path) else None
+            if facts is not None and facts.st_mtime > prepared:
+                newer.append(file.name)
+    if newer:
+        account.notes.append(
+            f"{len(newer):,} raw files were written after the films were prepared (their sizes are "
+            f"the same): {shortlist(newer)}; if they changed, delete {directory} and prepare again"
+        )
+    return account
+
+
+def _check_ids(name: str, rows: Sequence[Row]) -> None:
+    """Raises UserError where two films have one id: they could be on two sides of a split."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        other = seen.setdefault(row.id, row)
+        if other is not row:
+            files = [r.film for r in (other, row) if isinstance(r.film, Path)]
+            where = f": {files[0]} and {files[1]}" if files else ""
+            raise UserError(f"{name}: two films have the name {row.id!r}{where}")
+
+
+def _clear_broken_off(data_dir: Path, name: str, own: str) -> int:
+    """Deletes what killed preparations of this data set left; one at work holds its lock."""
+    cleared = 0
+    for partial in data_dir.glob(f".preparing-{name}-*"):
+        directory = partial.name.removeprefix(".preparing-")
+        try:
+            guard = contextlib.nullcontext() if directory == own else _only_one(
+                data_dir / f".{directory}.lock"
+            )
+            with guard:
+                shutil.rmtree(partial)
+                cleared += 1
+        except UserError:
+            pass  # somebody is at it
+    return cleared
+
+
 def _stored_bytes(builder: type[FilmBuilder], films: int, size: int) -> int:
-    return films * size * size * (1 + len(builder.masks))
+    return films * size * size * (1 + len(builder.masks))  # before compression
 
 
 def _check_space(data_dir: Path, pixels: int) -> None:
-    # Records are compressed: real films to about 0.85 of their pixels, masks to almost nothing.
+    # Records are compressed: real films to about 0.85 of their pixels (masks to almost nothing).
     free = shutil.disk_usage(data_dir).free
-    if free < 0.5 * pixels:
+    if free < 0.85 * pixels:
         raise UserError(
             f"data_dir {data_dir}: these films take up to {pixels / 1e9:.1f} GB, but only "
             f"{free / 1e9:.1f} GB are free: choose another data_dir or a smaller image_size"
@@ -278,18 +371,19 @@ def _write(
         shutil.copyfile(path, partial / name)
     parts = -(-_stored_bytes(builder, len(rows), size) // PART_BYTES)
     part_sizes = [len(part) for part in np.array_split(np.arange(len(rows)), parts)]
-    workers = options["workers"] or len(os.sched_getaffinity(0))
+    workers = options["workers"] or joblib.cpu_count()
     tally = _Tally(builder, account, size, patience=min(1000, *part_sizes, len(rows)))
 
     pixels = ("image", "mask", "has_mask") if builder.masks else ("image",)
-    with open(partial / TABLE, "w", newline="") as file:
+    with open(partial / TABLE, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(tally.header(rows))
 
         def films() -> Iterator[dict[str, Any] | None]:
             clean = bool(options["remove_artifacts"])
             fit = options["fit"]
-            decoded = ordered_map(lambda row: decode(row, size, fit, clean), rows, workers)
+            hashed = builder.hashes
+            decoded = ordered_map(lambda row: decode(row, size, fit, clean, hashed), rows, workers)
             bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films", mininterval=0.5)
             for row, film in bar:
                 if tally.add(row, film):

@@ -55,12 +55,20 @@ class Scan:
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
+def folder_of(text: str | os.PathLike[str]) -> Path:
+    """A path as users write it, with ~; UserError if there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no such user on this machine") from None
+
+
 def raw_folder(options: Mapping[str, Any], may_be_file: bool = False) -> Path:
     """The raw folder of `options`; raises WrongFolder if it is not one."""
     name, raw_dir = options["name"], options.get("raw_dir")
     if not raw_dir:
         raise UserError(f"{name}: raw_dir is not set: give the folder that holds its raw films")
-    path = Path(raw_dir).expanduser()
+    path = folder_of(raw_dir)
     if may_be_file and path.is_file():
         return path
     if not path.exists():
@@ -78,11 +86,13 @@ class Folders:
       films: path by file name; the first one where a name occurs in several folders.
       repeated: later files of a name that was already found.
       others: files that are not films.
+      inner: folders within, which are not looked into.
     """
 
     films: dict[str, Path]
     repeated: list[str]
     others: list[str]
+    inner: list[str]
 
     def notes(self) -> list[str]:
         """Lines for the account."""
@@ -97,24 +107,57 @@ class Folders:
                 f"{len(self.others):,} files that are not films were passed over: "
                 + shortlist(self.others)
             )
+        if self.inner:
+            lines.append(
+                f"{len(self.inner):,} folders lie beside the films and were not looked into: "
+                + shortlist(self.inner)
+            )
         return lines
 
 
+def is_film(name: str) -> bool:
+    """Whether a file's name ends as films' names do."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def list_films(folders: Sequence[Path]) -> Folders:
-    """Films that lie directly in `folders`, sorted by name within each."""
-    found = Folders({}, [], [])
+    """Films that lie directly in `folders`, sorted by name within each.
+
+    A link counts whether or not it leads anywhere: a film that is not there any more is to be
+    missed, not forgotten.
+    """
+    found = Folders({}, [], [], [])
     for folder in folders:
         with os.scandir(folder) as entries:
-            files = sorted((e.name, e.path) for e in entries if e.is_file())
-        for name, path in files:
+            files = sorted((e.name, e.path, e.is_dir()) for e in entries)
+        for name, path, is_folder in files:
             if name.startswith("."):
                 continue  # .DS_Store, and the ._* twins that macOS writes beside every film
-            if not name.lower().endswith(IMAGE_SUFFIXES):
+            if is_folder:
+                found.inner.append(path)
+            elif not is_film(name):
                 found.others.append(path)
             elif name in found.films:
                 found.repeated.append(path)
             else:
                 found.films[name] = Path(path)
+    return found
+
+
+def by_stem(films: Mapping[str, Path], what: str) -> dict[str, Path]:
+    """Files by their names without suffixes.
+
+    Raises:
+      UserError: two of them differ in nothing but the suffix; `what` says what they are.
+    """
+    found: dict[str, Path] = {}
+    for path in films.values():
+        if path.stem in found:
+            raise UserError(
+                f"{path} and {found[path.stem].name} beside it are both {what} {path.stem!r}: "
+                "remove one of them"
+            )
+        found[path.stem] = path
     return found
 
 
@@ -135,7 +178,8 @@ def read_csv(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, s
     """(line number, {column: value}) of every row of a CSV file with a header.
 
     Raises:
-      UserError: not readable, a required column missing, a row with too few fields, or no rows.
+      UserError: not readable, a required column missing, a row with too few or too many fields (its
+        values would stand in the wrong columns), or no rows.
     """
     text = read_text(path)
     try:
@@ -155,6 +199,11 @@ def read_csv(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, s
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has "
                     f"{len(header)}: the file is cut off or edited; fetch it again"
+                )
+            if any(field.strip() for field in fields[len(header) :]):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has "
+                    f"{len(header)}: a comma too many, or one that should stand in quotes"
                 )
             rows.append((reader.line_num, dict(zip(header, (f.strip() for f in fields)))))
     except csv.Error as error:

@@ -49,14 +49,15 @@ def load(options: Mapping[str, Any]) -> Films:
     """Opens the prepared films with the split of the file."""
     prepared, table, splits = _medmnist.open_films(ChestMnist, options)
     del table["phash"]
+    file = Path(prepared.account.raw_dir).name  # what was read: raw_dir may name a file itself
     names = table["id"].tolist()
     if all(len(name) > 9 and name[:8].isdigit() and name[8] == "_" for name in names):
         table["patient"] = np.array([int(name[:8]) for name in names], np.int64)
-        source = f"chestmnist, {options['file']}"
+        source = f"chestmnist, {file}"
         _splits.check_disjoint(table["patient"], splits, "patient", source)
     size = f"{options['image_size']}x{options['image_size']}"
     info = describe(
-        f"ChestX-ray14 as {options['file']}, CheXNet split (ChestMNIST's), {size}",
+        f"ChestX-ray14 as {file}, CheXNet split (ChestMNIST's), {size}",
         "chexnet", LABELS, table["label"], splits, **prepared.facts(),
     )  # fmt: skip
     return Films(prepared.source, table, splits, LABELS, TASK, MASKS, info, allow_flip=True)

@@ -54,6 +54,7 @@ class CovidRadiography(FilmBuilder, skip_registration=True):
     name = "covid_radiography"
     labels = LABELS
     masks = MASKS
+    hashes = True
     stored = ("masks",)
     HOMEPAGE = "https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database"
     CITATION = "Chowdhury et al., IEEE Access 2020; Rahman et al., Comput. Biol. Med. 2021"
@@ -118,10 +119,9 @@ def groups(prepared: Prepared, distance: int) -> Int64[np.ndarray, " n"]:
     pairs += _duplicates.same_value_pairs(prepared.table["patient_hint"])
     position = {name: i for i, name in enumerate(prepared.table["id"].tolist())}
     if (prepared.directory / DUPLICATES).is_file():
-        for _, row in _raw.read_csv(prepared.directory / DUPLICATES, ("image_a", "image_b")):
-            a, b = position.get(row["image_a"]), position.get(row["image_b"])
-            if a is not None and b is not None:
-                pairs.append((a, b))
+        for a, b in _named_pairs(prepared.directory / DUPLICATES):
+            if a in position and b in position:
+                pairs.append((position[a], position[b]))
     return _duplicates.join(len(position), pairs)
 
 
@@ -185,6 +185,7 @@ def scan(options: Mapping[str, Any]) -> _raw.Scan:
             raise UserError(f"{line}: choose masks={DEFAULTS['masks']!r}")
         account.notes.append(line)
     account.rows_read = len(rows)
+    account.notes += _matched(raw_dir, rows)
     files = {name: raw_dir / name for name in (DUPLICATES,) if (raw_dir / name).is_file()}
     return _raw.Scan(list(rows.values()), account, {"masks": options["masks"]}, files)
 
@@ -193,7 +194,7 @@ def _masks(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if not folder.is_dir():
         return {}, [f"{folder.parent.name} has no folder {folder.name}"]
     found = _raw.list_films([folder])
-    return {path.stem: path for path in found.films.values()}, found.notes()
+    return _raw.by_stem(found.films, "the mask of"), found.notes()
 
 
 def _patient_hints(raw_dir: Path) -> dict[str, str]:
@@ -201,4 +202,32 @@ def _patient_hints(raw_dir: Path) -> dict[str, str]:
     if not (raw_dir / MANIFEST).is_file():
         return {}
     rows = _raw.read_csv(raw_dir / MANIFEST, ("path", "patient_hint"))
-    return {row["path"]: row["patient_hint"] for _, row in rows}
+    return {row["path"].replace("\\", "/"): row["patient_hint"] for _, row in rows}
+
+
+def _named_pairs(path: Path) -> list[tuple[str, str]]:
+    """Pairs of film ids in `duplicates.csv`, whose names may or may not have a suffix."""
+
+    def film_id(name: str) -> str:
+        return name[: -len(Path(name).suffix)] if _raw.is_film(name) else name
+
+    return [
+        (film_id(row["image_a"]), film_id(row["image_b"]))
+        for _, row in _raw.read_csv(path, ("image_a", "image_b"))
+    ]
+
+
+def _matched(raw_dir: Path, rows: Mapping[str, _raw.Row]) -> list[str]:
+    """How much of what is known about patients and duplicates is about the films at hand.
+
+    Names that match nothing would leave films apart that belong together.
+    """
+    notes = []
+    if (raw_dir / MANIFEST).is_file():
+        known = sum(bool(row.columns["patient_hint"]) for row in rows.values())
+        notes.append(f"{MANIFEST} knows the patient of {known:,} of {len(rows):,} films")
+    if (raw_dir / DUPLICATES).is_file():
+        pairs = _named_pairs(raw_dir / DUPLICATES)
+        here = sum(a in rows and b in rows for a, b in pairs)
+        notes.append(f"{DUPLICATES} names {len(pairs):,} pairs, {here:,} of them of films here")
+    return notes

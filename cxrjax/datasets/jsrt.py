@@ -92,11 +92,12 @@ def scan(options: Mapping[str, Any]) -> _raw.Scan:
             f"{NODULE}* or {NO_NODULE}*"
         )
     account.extra_films = [name for name in found.films if name not in films]
+    _raw.by_stem(films, "the film")
     masks: dict[str, dict[str, Path]] = {}
     for structure, name in MASK_FOLDERS.items():
         folder = raw_dir / name
         there = _raw.list_films([folder]).films if folder.is_dir() else {}
-        masks[structure] = {path.stem: path for path in there.values()}
+        masks[structure] = _raw.by_stem(there, f"the mask of the {structure} of")
         if not there:
             account.notes.append(f"no masks of the {structure}: {folder} has none")
     rows = []

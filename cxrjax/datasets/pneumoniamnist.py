@@ -33,6 +33,7 @@ class PneumoniaMnist(FilmBuilder, skip_registration=True):
 
     name = "pneumoniamnist"
     labels = LABELS
+    hashes = True
     HOMEPAGE = "https://medmnist.com"
     CITATION = "Yang et al., MedMNIST v2, Scientific Data 2023; Kermany et al., Cell 2018"
 
