@@ -58,6 +58,8 @@ flags.DEFINE_string("checkpoint", "best", "Which checkpoint to read: best or lat
 flags.DEFINE_string("split", "test", "Which split to evaluate: train, val or test.")
 flags.DEFINE_string("data_dir", None, "Where the prepared films are now, if they were moved.")
 flags.DEFINE_string("images", None, "Film, folder or quoted pattern to predict or explain.")
+flags.DEFINE_bool("tta", False,
+                  "Evaluate, predict: the mean over each film and its mirror image.")
 flags.DEFINE_enum("layout", "wide", ["wide", "long"], "Rows of predictions.csv.")
 flags.DEFINE_bool("show_cleaned", False, "Predict: pictures before and after artefact removal.")
 flags.DEFINE_string("method", "grad_cam",

@@ -177,7 +177,7 @@ def compare(
 
 
 def settings(run: Evaluated) -> dict[str, Any]:
-    """The fields of a run's config, and which checkpoint, that make it another experiment.
+    """The fields of a run's config, checkpoint and tta, that make it another experiment.
 
     Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
     follows from them: which run a teacher is, and the groups that were found.
@@ -189,6 +189,7 @@ def settings(run: Evaluated) -> dict[str, Any]:
         if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):
             found[key] = value
     found["checkpoint"] = run.report["run"]["checkpoint"]
+    found["tta"] = run.report["run"].get("tta", False)
     return found
 
 

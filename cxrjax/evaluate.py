@@ -120,7 +120,7 @@ def plot_worst(
 def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
-    masks_from: str | None = None,
+    masks_from: str | None = None, tta: bool = False,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
@@ -128,12 +128,13 @@ def main(
     """
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
-    evaluate(workdir, checkpoint, split, data_dir, output)
+    evaluate(workdir, checkpoint, split, data_dir, output, tta)
     if probe:
-        run = restore(workdir, checkpoint)
+        run = restore(workdir, checkpoint, tta)
         masker = restore(masks_from) if masks_from else None
         folder = report_folder(workdir, split, output)
-        result = probing.probe(run, open_films(run, data_dir), split, folder, masker)
+        films = open_films(run, data_dir)
+        result = probing.probe(run, films, split, folder, masker, tta)
         print(probing.summary(result))
         print(f"probe: {folder / 'probe.md'}")
 
@@ -147,7 +148,7 @@ def report_folder(
 
 def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
-    data_dir: str | None = None, output: str | pathlib.Path | None = None,
+    data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
@@ -159,11 +160,12 @@ def evaluate(
       split: 'train', 'val' or 'test'.
       data_dir: where the prepared films are now, if not where they were.
       output: folder of the report; default workdir/evaluation/<split>.
+      tta: average over each film and its mirror image.
 
     Returns:
       The report as written to report.json.
     """
-    run = restore(workdir, which)
+    run = restore(workdir, which, tta)
     films = open_films(run, data_dir)
     if split not in films.splits:
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
@@ -186,7 +188,7 @@ def evaluate(
     clusters = films.table[column][films.splits[split]] if column else None
     result = {
         "run": {
-            "workdir": str(workdir), "checkpoint": which, "step": run.step,
+            "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
             "epoch": run.step / run.meta["steps_per_epoch"], "trained_with": run.meta["versions"],
             "seed": run.config.seed, "image_size": run.config.image_shape[0],
             "init_from": run.config.init_from, "config": run.config.to_dict(),

@@ -219,11 +219,11 @@ def _check_writable(path: pathlib.Path) -> None:
 
 def main(
     workdir: str | None, images: str | None, checkpoint: str = "best", output: str | None = None,
-    layout: str = "wide", show_cleaned: bool = False,
+    layout: str = "wide", show_cleaned: bool = False, tta: bool = False,
 ) -> int:
     """`--mode=predict`: probabilities of new films as CSV; status 1 if a film could not be read."""
     paths = find_films(images)
-    run = restore(workdir, checkpoint)
+    run = restore(workdir, checkpoint, tta)
     target = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir)
     if target.is_dir():
         target = target / "predictions.csv"

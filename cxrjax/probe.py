@@ -71,7 +71,8 @@ class Answers:
 
 
 def probe(
-    run: Run, films: Films, split: str, folder: pathlib.Path, masker: Run | None = None
+    run: Run, films: Films, split: str, folder: pathlib.Path, masker: Run | None = None,
+    tta: bool = False,
 ) -> dict[str, Any]:
     """Judges a run on the variants of one split's films; writes probe.md, probe.json, probe.png.
 
@@ -82,6 +83,7 @@ def probe(
       folder: to write to.
       masker: a run whose masks stand in where a film has none; by default `run` itself, if it has
         a decoder. Films that have neither are left out, and counted.
+      tta: whether `run` predicts means over a film and its mirror image, for the page to say.
 
     Raises:
       UserError: no film has a mask, or the masker's films are of another size.
@@ -110,7 +112,7 @@ def probe(
     clusters = films.table[column][positions] if column else None
     counts = bootstrap.resample(len(positions), seed=0, cluster=clusters)
     result = {
-        "split": split, "protocol": films.info.get("protocol", ""),
+        "split": split, "tta": tta, "protocol": films.info.get("protocol", ""),
         "films": len(positions), "films of the split": len(answers.chosen),
         "truth masks": answers.truth, "predicted masks": len(positions) - answers.truth,
         "masks predicted by": masker.config.model.name,
@@ -273,6 +275,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"# What the score does not owe to the lungs: {result['split']} split", "",
         f"- protocol: {result['protocol']}",
         f"- {masks_line(result)}",
+        *(["- every answer is the mean over a film and its mirror image"] * result["tta"]),
         "- beyond chance: how much of the whole film's score above chance ("
         + ", ".join(f"{k} {v:.3f}" for k, v in result["chance"].items())
         + ") is left, with its 95% interval; below chance counts as 0%", "",

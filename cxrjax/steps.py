@@ -336,6 +336,28 @@ def jit_predict(
     return jax.jit(run, in_shardings=(whole, split), out_shardings=whole)
 
 
+def with_mirror(predict: Callable) -> Callable:
+    """`predict` averaged over each film and its mirror image (test-time augmentation).
+
+    The mean is of logits; masks of the mirror image are mirrored back. Other outputs are those of
+    the film itself.
+    """
+
+    def both(states, image):
+        outputs, mirror = predict(states, image), predict(states, image[:, :, ::-1])
+        for name, out in outputs.items():
+            out = dict(out)
+            out["logits"] = (out["logits"] + mirror[name]["logits"]) / 2
+            if "mask_logits" in out:
+                out["mask_logits"] = (
+                    out["mask_logits"] + mirror[name]["mask_logits"][:, :, ::-1]
+                ) / 2
+            outputs = {**outputs, name: out}
+        return outputs
+
+    return both
+
+
 def predict_all(
     predict: Callable,
     states: States,

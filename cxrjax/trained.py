@@ -33,11 +33,19 @@ class Run:
     predict: Any
 
 
-def restore(workdir: str | pathlib.Path | None, which: str = "best") -> Run:
+def restore(
+    workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False
+) -> Run:
     """The run that trained in `workdir`.
 
+    Args:
+      workdir: of the training.
+      which: checkpoint, 'best' or 'latest'.
+      tta: predict the mean over each film and its mirror image.
+
     Raises:
-      UserError: no workdir, or no such checkpoint in it.
+      UserError: no workdir, no such checkpoint in it, or a mirror image asked of a network that
+        was not trained on mirrored films.
     """
     if not workdir:
         raise UserError("give --workdir=FOLDER of a training")
@@ -53,7 +61,14 @@ def restore(workdir: str | pathlib.Path | None, which: str = "best") -> Run:
         for name, tree in variables.items()
     }
     scheme = resolve_module("schemes", config.scheme.name)
-    return Run(config, meta, states, step, scheme.make_predict(config))
+    predict = scheme.make_predict(config)
+    if tta:
+        if not config.augment.get("flip"):
+            raise UserError(
+                f"--tta: {workdir} was not trained on mirrored films (config.augment.flip)"
+            )
+        predict = steps.with_mirror(predict)
+    return Run(config, meta, states, step, predict)
 
 
 def _tuples(value: Any) -> Any:

@@ -27,7 +27,7 @@ def run():
 
 @pytest.fixture
 def restored(run, monkeypatch):
-    monkeypatch.setattr(predict, "restore", lambda workdir, which: run)
+    monkeypatch.setattr(predict, "restore", lambda workdir, which, tta: run)
     return run
 
 

@@ -145,3 +145,19 @@ def test_one_device_and_eight_agree():
         losses.append(json.loads(done.stdout.splitlines()[-1]))
     assert len(set(losses[0])) == 10
     np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+def test_a_film_and_its_mirror_image_get_one_answer():
+    """Means by hand; a mirrored film has the same logits and the mirrored mask."""
+
+    def predict(states, image):
+        return {"net": {"logits": image[:, 0, :2, 0], "mask_logits": 2 * image, "features": image}}
+
+    image = np.arange(12.0).reshape(1, 3, 4, 1)
+    both = steps.with_mirror(predict)
+    out, mirrored = both({}, image)["net"], both({}, image[:, :, ::-1])["net"]
+    np.testing.assert_array_equal(out["logits"], [[(0 + 3) / 2, (1 + 2) / 2]])
+    np.testing.assert_array_equal(out["logits"], mirrored["logits"])
+    np.testing.assert_array_equal(out["mask_logits"], 2 * image)
+    np.testing.assert_array_equal(out["mask_logits"], mirrored["mask_logits"][:, :, ::-1])
+    np.testing.assert_array_equal(out["features"], image)
