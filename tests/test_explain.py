@@ -294,6 +294,17 @@ def test_scores_tell_a_map_of_findings_from_one_of_anything(run):
     assert set(systems["net"]) == set(localization.RULES)
 
 
+def test_without_another_finding_there_is_no_map_of_one():
+    """The network's own map under the control's name would look like a control that wins."""
+    found = marked.Marked(np.arange(1), np.array([0]), np.array([0]),
+                          np.array([[0.0, 0.0, 0.5, 0.5]]), 0)
+    heat = np.zeros((1, 4, 4), np.float32)
+    heat[0, 0, 0] = 1.0
+    maps = [heatmaps.Explanation("0", np.zeros(1), heat)]
+    systems = marked.judge_all(found, "net", maps, maps, 1, 0.5)
+    assert marked.OTHER_FINDING not in systems and marked.RANDOM_POSITION in systems
+
+
 # --- the mode
 
 
@@ -370,7 +381,7 @@ def test_a_data_set_without_boxes_gets_pictures_of_its_most_probable_films(
     assert shown == set(best)
 
 
-def test_films_of_another_data_set_by_their_config(restored, tmp_path):
+def test_films_of_another_data_set_by_their_config(restored, tmp_path, monkeypatch):
     other = ConfigDict({"dataset": {**restored.config.dataset.to_dict(), "seed": 3}})
     explain.main(str(tmp_path), config=other, findings="Mass", max_films=1)
     report = json.loads((tmp_path / "explain" / "explain.json").read_text())
@@ -378,6 +389,11 @@ def test_films_of_another_data_set_by_their_config(restored, tmp_path):
     other.dataset.image_size = 48
     with pytest.raises(UserError, match="image_size=32"):
         explain.main(str(tmp_path), config=other)
+    same = ConfigDict({"dataset": restored.config.dataset.to_dict()})
+    ids = datasets.load(same.dataset.to_dict()).table["id"][-2:].tolist()
+    monkeypatch.setitem(restored.meta, "ids", {"train": ids})
+    with pytest.raises(UserError, match="2 films of the test split were trained on"):
+        explain.main(str(tmp_path), config=same)
 
 
 def test_published_figures_stand_in_a_table_of_their_own():
