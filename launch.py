@@ -15,6 +15,7 @@ from cxrjax.names import suggest
 MODES = {
     "prepare": "cxrjax.datasets:main",
     "train": "cxrjax.train:main",
+    "recalibrate": "cxrjax.recalibrate:main",
     "evaluate": "cxrjax.evaluate:main",
     "compare": "cxrjax.compare:main",
     "predict": "cxrjax.predict:main",

@@ -16,6 +16,10 @@ then 8 at another size from those weights:
 
     python launch.py --mode=train --config=$CONFIG:resunet,size=128,start=runs/resunet \\
         --workdir=runs/resunet_128
+    python launch.py --mode=recalibrate --workdir=runs/resunet_128 --output=runs/resunet_r
+    python launch.py --mode=evaluate --workdir=runs/resunet_r --tta --probe
+
+(ConvNeXt has no batch normalisation and nothing to recalibrate.)
 
 `:resunet,reported` is report A's recipe as far as it states it: plain SGD at a constant 0.1,
 batches of 4, 25 epochs, 1 * cross-entropy + 0.01 * Dice. (`:resunet,reported,split=random` also has

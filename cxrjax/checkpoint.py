@@ -135,6 +135,22 @@ class Checkpoints:
             manager.close()
 
 
+def save_variables(
+    workdir: str | pathlib.Path,
+    config: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    variables: Mapping[str, Mapping[str, Any]],
+    step: int,
+) -> None:
+    """The inverse of `restore_variables`: a best checkpoint without optimizer or position."""
+    with ocp.CheckpointManager(_folder(workdir, "best")) as manager:
+        tree = {n: {k: v for k, v in own.items() if v} for n, own in variables.items()}
+        manager.save(step, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(dict(config)),
+            meta=ocp.args.JsonSave(dict(meta)),
+        ))
+
+
 def restore_variables(
     workdir: str | pathlib.Path, which: str = "best"
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], int]:

@@ -177,7 +177,7 @@ def compare(
 
 
 def settings(run: Evaluated) -> dict[str, Any]:
-    """The fields of a run's config, checkpoint and tta, that make it another experiment.
+    """The fields of a run's config, and how it was evaluated, that make it another experiment.
 
     Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
     follows from them: which run a teacher is, and the groups that were found.
@@ -190,6 +190,7 @@ def settings(run: Evaluated) -> dict[str, Any]:
             found[key] = value
     found["checkpoint"] = run.report["run"]["checkpoint"]
     found["tta"] = run.report["run"].get("tta", False)
+    found["recalibrated"] = run.report["run"].get("recalibrated", "")
     return found
 
 

@@ -43,14 +43,14 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
 def changed(run: Run, films: Films) -> str:
     """What is to be said where `films` may not be those of the training; '' where they are."""
     before, now = (facts.get("fingerprint") for facts in (run.meta["dataset"], films.info))
+    if before == now:  # None for data sets that give no fingerprint
+        return ""
     if before is None:
         return "the run does not say which films it was trained on: whether these are is not known"
-    if before != now:
-        return (
-            f"these are not the very films of the training: their fingerprint is {now}, it was "
-            f"{before}. The raw folder, or the code that makes the films, changed in between"
-        )
-    return ""
+    return (
+        f"these are not the very films of the training: their fingerprint is {now}, it was "
+        f"{before}. The raw folder, or the code that makes the films, changed in between"
+    )
 
 
 def check_not_trained_on(run: Run, films: Films, why: str) -> None:
@@ -194,7 +194,7 @@ def evaluate(
             "init_from": run.config.init_from, "config": run.config.to_dict(),
             "convergence": report.convergence(writers.read(workdir), run.meta["steps_per_epoch"]),
             "trained_for": run.config.total_steps / run.meta["steps_per_epoch"],
-            "changed": changed(run, films),
+            "changed": changed(run, films), "recalibrated": run.meta.get("recalibrated", ""),
         },
         "labels": list(films.labels), "task": films.task, "split": split,
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),

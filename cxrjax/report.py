@@ -213,6 +213,7 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         *_convergence_line(run),
         f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
         *([f"- {run['changed']}"] if run.get("changed") else []),
+        *([f"- {run['recalibrated']}"] if run.get("recalibrated") else []),
         *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
         *_decision_lines(report), "",
     ]

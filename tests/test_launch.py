@@ -66,7 +66,7 @@ LEVELS = [
     {"probe"},
     {"train", "evaluate", "heatmaps"},
     {"predict", "marked", "compare", "benchmark"},
-    {"gallery"},
+    {"gallery", "recalibrate"},
     {"explain", "viewer_model", "viewer_widgets"},
     {"viewer_window"},
     {"viewer"},
