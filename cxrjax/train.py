@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from clu import parameter_overview
@@ -200,6 +201,32 @@ def monitored(scores: Mapping[str, float], monitor: str) -> float:
     return -value if monitor == "loss" else value
 
 
+@jax.jit
+def sound(states: Any) -> jax.Array:
+    """bool[]: every weight of the states is finite, and nothing else in them is NaN."""
+    # An optimizer's state may begin with an infinity.
+    weights = [state.params for state in states.values() if hasattr(state, "params")]
+    good = [jnp.isfinite(x).all() for x in jax.tree.leaves(weights)]
+    numbers = [x for x in jax.tree.leaves(states) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack(good + [~jnp.isnan(x).any() for x in numbers]).all()
+
+
+def fault_of(logs: Mapping[str, Any], states: Any = None) -> str:
+    """What a call left that is not finite, in words; '' where all is well.
+
+    Args:
+      logs: of the call: losses and gradient norms.
+      states: after it; None to judge by the logs alone. They are needed before a save, because the
+        loss is that of the weights before the last update.
+    """
+    found = {k: np.asarray(v) for k, v in jax.device_get(dict(logs)).items()}
+    for what in ("loss", "grad_norm"):
+        for key, values in found.items():
+            if key.rpartition("/")[2] == what and not np.isfinite(values).all():
+                return f"the {key} is {values[~np.isfinite(values)].flat[0]}"
+    return "" if states is None or sound(states) else "the weights are not finite"
+
+
 def main(config: Any, workdir: str | None) -> None:
     """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
     if config is None or not workdir:
@@ -265,6 +292,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     )
     meta = make_meta(config, films)
     end = min(config.total_steps, stop_at or config.total_steps)
+    logs: dict[str, Any] = {}
     clock = Clock(config.batch_size)
     stop = StopRequest()
     bar = tqdm(total=config.total_steps, initial=step, unit="step", mininterval=1.0)
@@ -272,11 +300,24 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     def save(which: str) -> None:
         checkpoints.save(which, step, states, iterator, as_json, {**meta, "history": history})
 
+    def kept() -> str:
+        newest = checkpoints.latest_step()
+        return f"the checkpoint of step {newest}" if newest else "no checkpoint to go on from"
+
+    def fail(fault: str) -> None:
+        raise UserError(
+            f"{fault} at step {step}: lower config.optimizer.learning_rate or set "
+            f"config.optimizer.clip_norm. {workdir} holds {kept()}"
+        )
+
     try:
         while step < end:
             if stop.requested:
-                print(f"\nstopped at step {step}: saving; the same command goes on from here")
-                save("latest")
+                if fault := fault_of(logs, states):
+                    print(f"\nstopped at step {step}, not saved: {fault}. {workdir} holds {kept()}")
+                else:
+                    print(f"\nstopped at step {step}: saving; the same command goes on from here")
+                    save("latest")
                 raise SystemExit(130)
             with clock.waiting():
                 batch = steps.shard(next(iterator), mesh, axis=1)
@@ -290,13 +331,9 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                 return before // every[name] < step // every[name]
 
             if due("log_every") or last:
+                if fault := fault_of(logs):
+                    fail(fault)
                 values = {k: float(np.mean(v)) for k, v in jax.device_get(logs).items()}
-                if not math.isfinite(values.get("loss", 0.0)):
-                    raise UserError(
-                        f"the loss is {values['loss']} at step {step}: lower "
-                        "config.optimizer.learning_rate or set config.optimizer.clip_norm. The "
-                        f"last good checkpoint is in {workdir}"
-                    )
                 speed = clock.read()
                 writer.scalars(step, {
                     **{f"train/{k}": v for k, v in values.items()}, **speed,
@@ -306,7 +343,13 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                     f"loss {values['loss']:.4f}, {speed['films_per_second']:.0f} films/s, "
                     f"waiting {speed['waiting_share']:.1%}", refresh=False,
                 )
-            if due("evaluate_every") or last:
+            judge, keep = due("evaluate_every") or last, due("checkpoint_every") or last
+            if judge or keep:
+                jax.block_until_ready(logs)  # the steps before it are no pause
+                with clock.paused():
+                    if fault := fault_of(logs, states):
+                        fail(fault)
+            if judge:
                 with clock.paused():
                     scores, predictions = validate(states)
                     history["evaluations"].append({"step": step, **scores})
@@ -321,7 +364,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                         history["best"] = figure if math.isfinite(figure) else -math.inf
                         np.savez(workdir / "val_predictions_best.npz", step=step, **predictions)
                         save("best")
-            if due("checkpoint_every") or last:
+            if keep:
                 with clock.paused():
                     save("latest")
     finally:

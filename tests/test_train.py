@@ -116,6 +116,53 @@ def test_a_stop_request_saves_after_the_step_and_the_run_goes_on(tmp_path, monke
     assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "stopped"))
 
 
+def broken_after(step, monkeypatch):
+    """The compiled call gives weights that are NaN from this step on; its logs stay as they are."""
+    real = steps.jit_steps
+
+    def jit_steps(*args):
+        run = real(*args)
+
+        def broken(states, batch, key):
+            states, logs = run(states, batch, key)
+            if int(states["create"].step) >= step:
+                nan = jax.tree.map(lambda p: p * np.nan, states["create"].params)
+                states = {"create": states["create"].replace(params=nan)}
+            return states, logs
+
+        return broken
+
+    monkeypatch.setattr(steps, "jit_steps", jit_steps)
+
+
+@pytest.mark.parametrize("step, words", [(4, "no checkpoint to go on from"), (8, "of step 4")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, step, words):
+    """The loss before the update is finite still."""
+    broken_after(step, monkeypatch)
+    with pytest.raises(UserError, match=f"not finite at step {step}: lower .* holds .*{words}"):
+        train.train(toy_config(), tmp_path)
+    kept = checkpoint.Checkpoints(tmp_path)
+    assert kept.latest_step() == (4 if step == 8 else None)
+    kept.close()
+
+
+def test_a_stop_request_does_not_save_weights_that_are_not_finite(tmp_path, monkeypatch, capsys):
+    broken_after(6, monkeypatch)
+    count = clock.Clock.count
+
+    def kill_in_sixth_step(self, steps_done):
+        count(self, steps_done)
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(clock.Clock, "count", kill_in_sixth_step)
+    with pytest.raises(SystemExit):
+        train.train(toy_config(log_every="20 steps"), tmp_path)
+    assert "stopped at step 6, not saved: the weights are" in capsys.readouterr().out
+    assert checkpoint.restore_variables(tmp_path, "latest")[3] == 4
+
+
 def test_a_config_that_failed_does_not_take_the_workdir(tmp_path):
     with pytest.raises(UserError, match="bec"):
         train.train(toy_config(**{"loss.name": "bec"}), tmp_path)
