@@ -201,6 +201,15 @@ def monitored(scores: Mapping[str, float], monitor: str) -> float:
     return -value if monitor == "loss" else value
 
 
+def forget_predictions_after(step: int, workdir: pathlib.Path) -> None:
+    """Deletes the workdir's validation predictions that were made after `step`."""
+    for path in workdir.glob("val_predictions_*.npz"):
+        with np.load(path) as saved:
+            stale = int(saved["step"]) > step
+        if stale:
+            path.unlink()
+
+
 @jax.jit
 def sound(states: Any) -> jax.Array:
     """bool[]: every weight of the states is finite, and nothing else in them is NaN."""
@@ -273,9 +282,13 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     if step and saved.exists():
         check_same_config(json.loads(saved.read_text()), as_json, str(workdir))
     saved.write_text(json.dumps(as_json, indent=1))
+    best_steps = checkpoints.forget_best_after(step)
+    forget_predictions_after(step, workdir)
     if step:
         states, meta = checkpoints.restore(states, iterator)
         history = meta["history"]
+        if history["best_step"] not in best_steps:  # its weights are gone: the next one is the best
+            history.update(best=-math.inf, best_step=0)
         print(f"going on with {workdir} at step {step}")
     print(films.info.get("protocol", config.dataset.name))
     print(overview(states))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -114,6 +115,42 @@ def test_a_stop_request_saves_after_the_step_and_the_run_goes_on(tmp_path, monke
     train.train(toy_config(), tmp_path / "stopped")
     train.train(toy_config(), tmp_path / "whole")
     assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "stopped"))
+
+
+def die_before_saving(monkeypatch, which):
+    """The process dies as it begins to save `which`."""
+    save = checkpoint.Checkpoints.save
+
+    def dying(self, chosen, *args):
+        if chosen == which:
+            raise KeyboardInterrupt
+        save(self, chosen, *args)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", dying)
+
+
+def test_the_best_of_a_run_that_died_is_not_taken_for_that_of_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_before_saving(patch, "latest")
+        with pytest.raises(KeyboardInterrupt):
+            train.train(toy_config(), tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best")[3] == 4
+    train.train(toy_config(seed=1, train_for="2 steps"), tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best")[3] == 2
+    assert np.load(tmp_path / "val_predictions_best.npz")["step"] == 2
+
+
+def test_a_checkpoint_that_is_in_the_way_is_said(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    stream = types.SimpleNamespace(get_state=lambda: {})
+    states = {"create": {"params": {"w": np.ones(2)}}}
+    checkpoints.save("best", 4, states, stream, {}, {})
+    checkpoints.wait()
+    with pytest.raises(UserError, match="step 2 was not saved as 'best': .* holds step 4"):
+        checkpoints.save("best", 2, states, stream, {}, {})
+    assert checkpoints.forget_best_after(4) == [4]
+    assert checkpoints.forget_best_after(3) == []
+    checkpoints.close()
 
 
 def broken_after(step, monkeypatch):
