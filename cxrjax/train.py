@@ -31,6 +31,7 @@ from cxrjax import (
     datasets,
     input_pipeline,
     metrics,
+    models,
     report,
     segmentation,
     steps,
@@ -47,6 +48,29 @@ MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cach
               "log_every", "eval_batch_size")
 
 
+def forget_options_of(config: Any, field: str = "config") -> None:
+    """Removes `options_of` from every model's options, after it has served.
+
+    It is the name of the network that the options are of. A completed config has none, as those
+    of older runs have none.
+
+    Raises:
+      UserError: the name was changed and the options were left.
+    """
+    made_for = config.get("options_of")
+    if made_for is not None:
+        del config["options_of"]
+    if made_for not in (None, config.get("name")):
+        models.defaults_of(config.name)  # a name that there is not is said first
+        raise UserError(
+            f"{field}.name = {config.name!r}, but the other options of {field} are those of "
+            f"{made_for!r}: choose the network with --config=FILE:{config.name}"
+        )
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            forget_options_of(value, f"{field}.{key}")
+
+
 def complete(config: Any, films: Films) -> FrozenConfigDict:
     """The config with what follows from the films: labels, task, masks, and the step counts.
 
@@ -55,13 +79,15 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
       films: the opened data set.
 
     Raises:
-      UserError: the training split is empty; a mirrored film asked for where side matters.
+      UserError: the training split is empty; options of another network.
     """
-    config = ConfigDict(config)
+    # A copy to the depth: the caller's config may be used again.
+    config = ConfigDict(config).copy_and_resolve_references()
     positions = films.splits["train"]
     if not len(positions):
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
     with config.unlocked(), config.ignore_type():
+        forget_options_of(config)
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks
@@ -169,6 +195,19 @@ class Validation:
         self._predict = steps.jit_predict(predict, mesh, keep)
         self._labels = input_pipeline.labels_of(films, self._positions)
 
+    def foresee(self, states: Any) -> dict[str, float]:
+        """The figures of a call, all 0, without asking the networks."""
+        image = jax.ShapeDtypeStruct(
+            (self._config.eval_batch_size, *self._config.image_shape), np.uint8
+        )
+        outputs = jax.eval_shape(self._predict, states, image)
+        names = report.quick_scores(
+            self._labels, np.zeros_like(self._labels), self._config.task
+        )
+        scores = {f"val/{name}/{k}": 0.0 for name in outputs for k in names}
+        dice = {f"val/{name}/dice": 0.0 for name, out in outputs.items() if "mask_logits" in out}
+        return {**scores, **dice}
+
     def __call__(self, states: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """({'val/<network>/<metric>': value}, {'ids': [N], '<network>': logits [N, K]})."""
         batches = input_pipeline.eval_batches(
@@ -236,6 +275,15 @@ def fault_of(logs: Mapping[str, Any], states: Any = None) -> str:
     return "" if states is None or sound(states) else "the weights are not finite"
 
 
+def warn_of_idle_decoder(config: Any, scores: Mapping[str, float]) -> None:
+    """Says so where a Dice will be reported of a decoder that no loss trains."""
+    if config.loss.get("dice_weight", 1.0) == 0 and any(k.endswith("/dice") for k in scores):
+        logging.warning(
+            "config.loss.dice_weight is 0: the decoder of %s is NOT TRAINED and its Dice means "
+            "nothing; set --config.loss.dice_weight=1", config.model.name,
+        )
+
+
 def main(config: Any, workdir: str | None) -> None:
     """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
     if config is None or not workdir:
@@ -275,6 +323,10 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     init_key, step_key = steps.keys_of(config.seed)
     sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
     states = steps.replicate(scheme.init(config, init_key, sample), mesh)
+    validate = Validation(config, films, mesh, scheme.make_predict(config))
+    foreseen = validate.foresee(states)
+    monitored(foreseen, config.monitor)
+    warn_of_idle_decoder(config, foreseen)
     checkpoints = checkpoint.Checkpoints(workdir)
     history = {"best": -math.inf, "best_step": 0, "evaluations": []}
     step = checkpoints.latest_step() or 0
@@ -294,7 +346,6 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     print(overview(states))
 
     run = steps.jit_steps(scheme.make_step(config), mesh)
-    validate = Validation(config, films, mesh, scheme.make_predict(config))
     writer = writers.Writer(workdir, step)
     every = {
         name: max(1, to_steps(config[name], config.steps_per_epoch, name))

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
-from cxrjax import checkpoint, clock, evaluate, predict, report, steps, train, writers
+from configs import chestxray14_mutual, common
+from cxrjax import checkpoint, clock, datasets, evaluate, predict, report, steps, train, writers
 from cxrjax.errors import UserError
+from cxrjax.schemes import supervised
+from tests import small_run, toy
 
 
 def toy_config(**changes):
@@ -236,6 +238,57 @@ def test_predict_reads_what_it_can_and_names_the_rest(finished, tmp_path, capsys
     assert status == 1 and "broken.png" in capsys.readouterr().err
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[0] == "file,network,Left,Right,Top" and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    "make, field, name",
+    [
+        (lambda: common.of("phantom", "resnet18", 32), "model.name", "resnet50"),
+        (lambda: chestxray14_mutual.get_config("resnet18,resnet18,data=phantom,size=32"),
+         "networks.resnet18_2.model.name", "tests.toy:create"),
+        (lambda: toy_config(), "model.name", "resnet18"),
+    ],
+)
+def test_the_options_of_one_network_are_not_given_to_another(make, field, name):
+    config, films = make(), toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    whole = train.complete(config, films)
+    assert "options_of" not in json.dumps(whole.to_dict(), default=str)
+    config.update_from_flattened_dict({field: name})
+    for _ in range(2):  # the caller's config is left as it was
+        with pytest.raises(UserError, match=f"config.{field} = '{name}'.*--config=FILE:{name}"):
+            train.complete(config, films)
+
+
+def test_completing_a_config_leaves_the_callers_alone():
+    config = toy_config(**{"loss.pos_weight": "balanced"})
+    before = config.to_json()
+    films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    assert isinstance(train.complete(config, films).loss.pos_weight, tuple)
+    assert config.to_json() == before
+
+
+def test_what_an_evaluation_gives_is_known_before_it():
+    config = small_run.config(decoder=True)
+    films = datasets.load(config.dataset.to_dict())
+    config, mesh = train.complete(config, films), steps.make_mesh()
+    sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
+    states = supervised.init(config, jax.random.key(0), sample)
+    validate = train.Validation(config, films, mesh, supervised.make_predict(config))
+    assert validate.foresee(states).keys() == validate(states)[0].keys()
+
+
+def test_a_decoder_that_nothing_trains_is_said(caplog):
+    config = toy_config()
+    train.warn_of_idle_decoder(config, {"val/create/loss": 0.0})
+    assert not caplog.text
+    train.warn_of_idle_decoder(config, {"val/create/loss": 0.0, "val/create/dice": 0.0})
+    assert "NOT TRAINED" in caplog.text
+
+
+def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "jit_steps", lambda *args: pytest.fail("went on to the training"))
+    with pytest.raises(UserError, match="config.monitor = 'AUC' is not measured .*auroc, loss"):
+        train.train(toy_config(monitor="AUC"), tmp_path)
 
 
 @pytest.mark.parametrize(
