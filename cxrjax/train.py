@@ -30,6 +30,7 @@ from cxrjax import (
     checkpoint,
     datasets,
     input_pipeline,
+    losses,
     metrics,
     models,
     report,
@@ -106,8 +107,12 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
                 float(n / p) if p else 1.0 for n, p in zip(negative, positive)
             )
         if config.loss.get("class_weights") == "balanced":
-            counts = np.maximum(input_pipeline.labels_of(films, positions).sum(0), 1)
+            counts = np.maximum(np.nansum(input_pipeline.labels_of(films, positions), 0), 1)
             config.loss.class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
+        for option in ("pos_weight", "class_weights") if ":" not in config.loss.name else ():
+            # Here, and not only in the loss: label groups take their own out of a list.
+            if isinstance(text := config.loss.get(option), str) and text:
+                config.loss[option] = losses.parse_weights(option, text)
         scheme = resolve_module("schemes", config.scheme.name)
         if hasattr(scheme, "complete"):
             config.update(scheme.complete(config, films))

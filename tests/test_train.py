@@ -1,5 +1,6 @@
 """Training, resuming, evaluating and predicting as a user does, on very small films."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -265,6 +266,24 @@ def test_completing_a_config_leaves_the_callers_alone():
     films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
     assert isinstance(train.complete(config, films).loss.pos_weight, tuple)
     assert config.to_json() == before
+
+
+def test_weights_of_the_classes_come_from_the_labels_that_are_known():
+    class Source:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            label = np.array([[1, 0], [0, 1], [0, 1], [np.nan, np.nan]], np.float32)[i]
+            return {"image": np.zeros((4, 4, 1), np.uint8), "label": label, "id": str(i)}
+
+    films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    films = dataclasses.replace(films, source=Source(), splits={"train": np.arange(4)},
+                                labels=("A", "B"), task="multiclass")
+    config = common.base("tests.toy_masks:", "tests.toy:create", 16)
+    for given, weights in (("balanced", (1.5, 0.75)), ("1,2", (1.0, 2.0)), ("3", 3.0)):
+        config.loss.class_weights = given
+        assert train.complete(config, films).loss.class_weights == weights
 
 
 def test_what_an_evaluation_gives_is_known_before_it():
