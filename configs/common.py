@@ -27,7 +27,8 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
     config.cache_in_memory = False  # keep every film once read; for small sets
-    config.workers = 0  # reading processes; 0 reads in threads, enough for prepared films
+    # Reading processes; 0 reads in threads, enough for prepared films. A run keeps its number.
+    config.workers = 0
     config.threads = 2
 
     config.model = ConfigDict(model_options(model))

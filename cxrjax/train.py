@@ -45,8 +45,8 @@ from cxrjax.names import resolve_module
 from cxrjax.optim import make_optimizer, to_steps
 
 # May differ between a workdir and a command that goes on with it: they do not change the run.
-MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cache_in_memory",
-              "log_every", "eval_batch_size")
+MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "threads", "cache_in_memory", "log_every",
+              "eval_batch_size")
 
 
 def forget_options_of(config: Any, field: str = "config") -> None:
@@ -302,7 +302,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     Args:
       config: an experiment's config.
       workdir: made where it is missing; a run in it is continued.
-      stop_at: stop (with a checkpoint) at this step, as if killed there; for tests.
+      stop_at: stop at this step, as if killed there: what was saved by then is left; for tests.
 
     Returns:
       {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.

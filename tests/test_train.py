@@ -304,6 +304,13 @@ def test_a_decoder_that_nothing_trains_is_said(caplog):
     assert "NOT TRAINED" in caplog.text
 
 
+def test_what_may_change_in_a_run():
+    saved = {"workers": 0, "threads": 2, "dataset": {"data_dir": "a"}}
+    train.check_same_config(saved, {**saved, "threads": 3, "dataset": {"data_dir": "b"}}, "w")
+    with pytest.raises(UserError, match="config.workers was 0, is 2"):  # the stream's state knows
+        train.check_same_config(saved, {**saved, "workers": 2}, "w")
+
+
 def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "jit_steps", lambda *args: pytest.fail("went on to the training"))
     with pytest.raises(UserError, match="config.monitor = 'AUC' is not measured .*auroc, loss"):
