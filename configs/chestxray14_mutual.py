@@ -39,14 +39,14 @@ def get_config(argument=None):
     shared = models.defaults_of(cohort[0])
 
     def options(model):
-        return {
+        return common.model_options(model) | {
             k: config.model.get_oneway_ref(k) if k in shared and shared[k] == v else v
             for k, v in models.defaults_of(model).items()
         }
 
     config.networks = ConfigDict({
         name: {
-            "model": {"name": model, **options(model)},
+            "model": options(model),
             "optimizer": {k: config.optimizer.get_oneway_ref(k) for k in config.optimizer},
             "seed": config.get_oneway_ref("seed") + 1000 * k,
             "init_from": config.get_oneway_ref("init_from"),

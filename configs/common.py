@@ -27,10 +27,11 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
     config.cache_in_memory = False  # keep every film once read; for small sets
-    config.workers = 0  # reading processes; 0 reads in threads, enough for prepared films
+    # Reading processes; 0 reads in threads, enough for prepared films. A run keeps its number.
+    config.workers = 0
     config.threads = 2
 
-    config.model = ConfigDict({"name": model, **models.defaults_of(model)})
+    config.model = ConfigDict(model_options(model))
     config.init_from = ""  # weights in torch's layout, or the workdir of another run
 
     config.scheme = ConfigDict({"name": "supervised"})
@@ -84,6 +85,15 @@ def of(data: str, model: str, size: int = 0, split: str = "") -> ConfigDict:
         raise UserError(f"no experiment configs/{data}.py" + suggest(data, known))
     options = [model] + [f"size={size}"] * bool(size) + [f"split={split}"] * bool(split)
     return importlib.import_module(f"configs.{data}").get_config(",".join(options))
+
+
+def model_options(name: str) -> dict:
+    """The options of a network at their defaults.
+
+    `options_of` says whose they are: a `name` that is changed alone is refused, as the options that
+    stay would make another network of it.
+    """
+    return {"name": name, "options_of": name, **models.defaults_of(name)}
 
 
 def dataset_options(name: str, image_size: int) -> ConfigDict:

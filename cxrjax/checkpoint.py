@@ -87,10 +87,14 @@ class Checkpoints:
           iterator: the training stream at this step (`get_state` gives JSON).
           config: JSON-able completed config.
           meta: JSON-able facts.
+
+        Raises:
+          UserError: there is a checkpoint of a later step, so that Orbax keeps that one.
         """
-        if self._managers[which].latest_step() == step:
+        newest = self._managers[which].latest_step()
+        if newest == step:
             return
-        self._managers[which].save(
+        saved = self._managers[which].save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_tree(states)),
@@ -99,6 +103,25 @@ class Checkpoints:
                 meta=ocp.args.JsonSave(dict(meta)),
             ),
         )
+        if not saved:
+            raise UserError(
+                f"step {step} was not saved as {which!r}: the workdir holds step {newest} of "
+                "another run; give another --workdir"
+            )
+
+    def forget_best_after(self, step: int) -> list[int]:
+        """Deletes every best checkpoint of a later step; gives the steps of those that are left.
+
+        They are what a run left that died before its next latest checkpoint: in the way of the run
+        that begins or goes on at `step`, and taken for its best.
+        """
+        manager, left = self._managers["best"], []
+        for found in list(manager.all_steps()):
+            if found > step:
+                manager.delete(found)
+            else:
+                left.append(found)
+        return left
 
     def latest_step(self) -> int | None:
         """The step to go on from, None in a fresh workdir."""

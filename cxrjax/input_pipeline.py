@@ -73,7 +73,7 @@ def train_iterator(
 
     Every epoch is a fresh permutation; batches run across the border between epochs, so that no
     film is left out. With several processes each reads its own share of the films. The iterator's
-    `get_state`/`set_state` continue it exactly.
+    `get_state`/`set_state` continue it exactly, with the same number of workers.
 
     Args:
       films: the opened data set.

@@ -336,6 +336,24 @@ def defaults_of(name: str) -> dict[str, Any]:
     return {**{p.name: p.default for p in own}, "ce_weight": 1.0, "dice_weight": 0.0}
 
 
+def parse_weights(option: str, text: str) -> float | tuple[float, ...]:
+    """'2.5' or '1,2.5,3', as a flag gives them, in numbers.
+
+    Raises:
+      UserError: neither of them ('balanced' is worked out before, from the training films).
+    """
+    try:
+        numbers = tuple(float(part) for part in text.strip("()[] ").rstrip(",").split(","))
+        if min(numbers) >= 0 and max(numbers) < np.inf:
+            return numbers if "," in text else numbers[0]
+    except ValueError:
+        pass
+    raise UserError(
+        f"config.loss.{option} = {text!r}: give a number of 0 or more, one for each label as in "
+        "'1,2.5,3', or 'balanced'" + names.suggest(text, ["balanced"])
+    )
+
+
 def make(name: str, task: str, **options: Any) -> LossFn:
     """The loss that `name` stands for, as (outputs, batch) -> (loss f32[B] per film, logs).
 
@@ -345,7 +363,7 @@ def make(name: str, task: str, **options: Any) -> LossFn:
         make(task=task, **options) and returns such a function itself.
       task: 'multilabel' or 'multiclass'.
       **options: the named arguments of the function of that name (lists of numbers for weights
-        per label), and
+        per label; text is taken apart by `parse_weights`), and
           ce_weight: weight of the classification loss (report A's l1), 1 by default;
           dice_weight: weight of the Dice loss of `mask_logits` (report A's l2), 0 by default.
             Networks without a decoder have no such outputs and train on the classification alone.
@@ -354,8 +372,8 @@ def make(name: str, task: str, **options: Any) -> LossFn:
     networks that are trained through several heads (`head_logits`) it is the sum over the heads.
 
     Raises:
-      UserError: unknown name or option, a loss that does not fit the task, or Dice wanted on films
-        of a data set without masks.
+      UserError: unknown name or option, text that is no number, a loss that does not fit the task,
+        or Dice wanted on films of a data set without masks.
     """
     if ":" in name:
         return names.resolve_path(name)(task=task, **options)
@@ -380,6 +398,8 @@ def make(name: str, task: str, **options: Any) -> LossFn:
             raise UserError(
                 f"unknown option {option!r} of loss {name!r}" + names.suggest(option, known_names)
             )
+        if isinstance(value, str):
+            value = options[option] = parse_weights(option, value)
         if isinstance(value, list | tuple | np.ndarray):
             options[option] = jnp.asarray(value, jnp.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from cxrjax.errors import UserError
-from cxrjax.names import suggest
+from cxrjax.names import resolve_path, suggest
 
 _DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*(steps?|epochs?)\s*$")
 
@@ -79,11 +80,33 @@ def make_schedule(
 
 
 def decay_mask(params: Any) -> Any:
-    """True where weight decay applies: kernels only, never biases, norms or layer scales.
+    """True where weight decay applies: kernels only, never biases, norms, layer scales or tokens.
 
-    Those are all arrays of fewer than two dimensions (He et al. 2019, "Bag of Tricks", 3.1).
+    The first three are all arrays of fewer than two dimensions (He et al. 2019, "Bag of Tricks",
+    3.1); tokens and position embeddings are known by name (Touvron et al. 2021, DeiT's code).
     """
-    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+    def decays(path, p):
+        name = getattr(path[-1], "key", "") if path else ""
+        return jnp.ndim(p) > 1 and name not in ("cls_token", "pos_embed")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+# Seen to here for every optimizer.
+_OURS = ("name", "learning_rate", "accumulate", "clip_norm", "ema_decay")
+
+
+def _from_path(
+    path: str, rate: Callable, options: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The optimizer of a function of the user's, with the options that its signature names."""
+    make = resolve_path(path)
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = {p.name for p in parameters}
+    own = {k: v for k, v in options.items() if k not in _OURS and (takes_any or k in named)}
+    return make(rate, **own)
 
 
 def make_optimizer(
@@ -95,7 +118,8 @@ def make_optimizer(
     """The gradient transformation of a config, and the learning rate at each batch.
 
     Args:
-      options: `name` 'sgd' or 'adamw', or a dotted path to a function (learning_rate, **options);
+      options: `name` 'sgd' or 'adamw', or a dotted path to a function of the learning rate (a
+        schedule) that is given those of the options below that it names ('optax:lion'), and
         `learning_rate`, `weight_decay` (decoupled for AdamW, added to the gradient for SGD),
         `momentum`, `nesterov`, `b1`, `b2`, `clip_norm` (0: off; of the whole gradient),
         `accumulate` (batches whose mean gradient makes one update).
@@ -131,9 +155,7 @@ def make_optimizer(
             )
         )
     elif ":" in name:
-        from cxrjax.names import resolve_path
-
-        chain.append(resolve_path(name)(rate, **{k: v for k, v in options.items() if k != "name"}))
+        chain.append(_from_path(name, rate, options))
     else:
         raise UserError(f"unknown optimizer {name!r}" + suggest(name, ["sgd", "adamw"]))
     optimizer = optax.chain(*chain)

@@ -57,16 +57,19 @@ class TrainState(train_state.TrainState):
     ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def apply_gradients(self, *, grads: Any, **kwargs: Any) -> TrainState:
-        """One optimizer update; the EMA follows the new weights.
+        """One optimizer update, or a part of one under accumulation; the EMA follows new weights.
 
-        The decay is min(ema_decay, (1 + t) / (10 + t)), so that the first steps do not drag the
-        initial weights along (as tf.train.ExponentialMovingAverage with num_updates).
+        The decay of update t is min(ema_decay, (1 + t) / (10 + t)), so that the first ones do not
+        drag the initial weights along (as tf.train.ExponentialMovingAverage with num_updates).
         """
         new = super().apply_gradients(grads=grads, **kwargs)
         if self.ema_params is None:
             return new
-        t = self.step.astype(jnp.float32)
+        parts = new.opt_state if isinstance(new.opt_state, optax.MultiStepsState) else None
+        t = (self.step if parts is None else parts.gradient_step - 1).astype(jnp.float32)
         decay = jnp.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
+        if parts is not None:  # between two updates it stays
+            decay = jnp.where(parts.mini_step == 0, decay, 1.0)
         ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, self.ema_params, new.params)
         return new.replace(ema_params=ema)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from clu import parameter_overview
@@ -29,7 +30,9 @@ from cxrjax import (
     checkpoint,
     datasets,
     input_pipeline,
+    losses,
     metrics,
+    models,
     report,
     segmentation,
     steps,
@@ -42,8 +45,31 @@ from cxrjax.names import resolve_module
 from cxrjax.optim import make_optimizer, to_steps
 
 # May differ between a workdir and a command that goes on with it: they do not change the run.
-MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "workers", "threads", "cache_in_memory",
-              "log_every", "eval_batch_size")
+MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "threads", "cache_in_memory", "log_every",
+              "eval_batch_size")
+
+
+def forget_options_of(config: Any, field: str = "config") -> None:
+    """Removes `options_of` from every model's options, after it has served.
+
+    It is the name of the network that the options are of. A completed config has none, as those
+    of older runs have none.
+
+    Raises:
+      UserError: the name was changed and the options were left.
+    """
+    made_for = config.get("options_of")
+    if made_for is not None:
+        del config["options_of"]
+    if made_for not in (None, config.get("name")):
+        models.defaults_of(config.name)  # a name that there is not is said first
+        raise UserError(
+            f"{field}.name = {config.name!r}, but the other options of {field} are those of "
+            f"{made_for!r}: choose the network with --config=FILE:{config.name}"
+        )
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            forget_options_of(value, f"{field}.{key}")
 
 
 def complete(config: Any, films: Films) -> FrozenConfigDict:
@@ -54,13 +80,15 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
       films: the opened data set.
 
     Raises:
-      UserError: the training split is empty; a mirrored film asked for where side matters.
+      UserError: the training split is empty; options of another network.
     """
-    config = ConfigDict(config)
+    # A copy to the depth: the caller's config may be used again.
+    config = ConfigDict(config).copy_and_resolve_references()
     positions = films.splits["train"]
     if not len(positions):
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
     with config.unlocked(), config.ignore_type():
+        forget_options_of(config)
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks
@@ -79,8 +107,12 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
                 float(n / p) if p else 1.0 for n, p in zip(negative, positive)
             )
         if config.loss.get("class_weights") == "balanced":
-            counts = np.maximum(input_pipeline.labels_of(films, positions).sum(0), 1)
+            counts = np.maximum(np.nansum(input_pipeline.labels_of(films, positions), 0), 1)
             config.loss.class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
+        for option in ("pos_weight", "class_weights") if ":" not in config.loss.name else ():
+            # Here, and not only in the loss: label groups take their own out of a list.
+            if isinstance(text := config.loss.get(option), str) and text:
+                config.loss[option] = losses.parse_weights(option, text)
         scheme = resolve_module("schemes", config.scheme.name)
         if hasattr(scheme, "complete"):
             config.update(scheme.complete(config, films))
@@ -168,6 +200,19 @@ class Validation:
         self._predict = steps.jit_predict(predict, mesh, keep)
         self._labels = input_pipeline.labels_of(films, self._positions)
 
+    def foresee(self, states: Any) -> dict[str, float]:
+        """The figures of a call, all 0, without asking the networks."""
+        image = jax.ShapeDtypeStruct(
+            (self._config.eval_batch_size, *self._config.image_shape), np.uint8
+        )
+        outputs = jax.eval_shape(self._predict, states, image)
+        names = report.quick_scores(
+            self._labels, np.zeros_like(self._labels), self._config.task
+        )
+        scores = {f"val/{name}/{k}": 0.0 for name in outputs for k in names}
+        dice = {f"val/{name}/dice": 0.0 for name, out in outputs.items() if "mask_logits" in out}
+        return {**scores, **dice}
+
     def __call__(self, states: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """({'val/<network>/<metric>': value}, {'ids': [N], '<network>': logits [N, K]})."""
         batches = input_pipeline.eval_batches(
@@ -200,6 +245,50 @@ def monitored(scores: Mapping[str, float], monitor: str) -> float:
     return -value if monitor == "loss" else value
 
 
+def forget_predictions_after(step: int, workdir: pathlib.Path) -> None:
+    """Deletes the workdir's validation predictions that were made after `step`."""
+    for path in workdir.glob("val_predictions_*.npz"):
+        with np.load(path) as saved:
+            stale = int(saved["step"]) > step
+        if stale:
+            path.unlink()
+
+
+@jax.jit
+def sound(states: Any) -> jax.Array:
+    """bool[]: every weight of the states is finite, and nothing else in them is NaN."""
+    # An optimizer's state may begin with an infinity.
+    weights = [state.params for state in states.values() if hasattr(state, "params")]
+    good = [jnp.isfinite(x).all() for x in jax.tree.leaves(weights)]
+    numbers = [x for x in jax.tree.leaves(states) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack(good + [~jnp.isnan(x).any() for x in numbers]).all()
+
+
+def fault_of(logs: Mapping[str, Any], states: Any = None) -> str:
+    """What a call left that is not finite, in words; '' where all is well.
+
+    Args:
+      logs: of the call: losses and gradient norms.
+      states: after it; None to judge by the logs alone. They are needed before a save, because the
+        loss is that of the weights before the last update.
+    """
+    found = {k: np.asarray(v) for k, v in jax.device_get(dict(logs)).items()}
+    for what in ("loss", "grad_norm"):
+        for key, values in found.items():
+            if key.rpartition("/")[2] == what and not np.isfinite(values).all():
+                return f"the {key} is {values[~np.isfinite(values)].flat[0]}"
+    return "" if states is None or sound(states) else "the weights are not finite"
+
+
+def warn_of_idle_decoder(config: Any, scores: Mapping[str, float]) -> None:
+    """Says so where a Dice will be reported of a decoder that no loss trains."""
+    if config.loss.get("dice_weight", 1.0) == 0 and any(k.endswith("/dice") for k in scores):
+        logging.warning(
+            "config.loss.dice_weight is 0: the decoder of %s is NOT TRAINED and its Dice means "
+            "nothing; set --config.loss.dice_weight=1", config.model.name,
+        )
+
+
 def main(config: Any, workdir: str | None) -> None:
     """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
     if config is None or not workdir:
@@ -213,7 +302,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     Args:
       config: an experiment's config.
       workdir: made where it is missing; a run in it is continued.
-      stop_at: stop (with a checkpoint) at this step, as if killed there; for tests.
+      stop_at: stop at this step, as if killed there: what was saved by then is left; for tests.
 
     Returns:
       {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.
@@ -239,6 +328,10 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     init_key, step_key = steps.keys_of(config.seed)
     sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
     states = steps.replicate(scheme.init(config, init_key, sample), mesh)
+    validate = Validation(config, films, mesh, scheme.make_predict(config))
+    foreseen = validate.foresee(states)
+    monitored(foreseen, config.monitor)
+    warn_of_idle_decoder(config, foreseen)
     checkpoints = checkpoint.Checkpoints(workdir)
     history = {"best": -math.inf, "best_step": 0, "evaluations": []}
     step = checkpoints.latest_step() or 0
@@ -246,15 +339,18 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     if step and saved.exists():
         check_same_config(json.loads(saved.read_text()), as_json, str(workdir))
     saved.write_text(json.dumps(as_json, indent=1))
+    best_steps = checkpoints.forget_best_after(step)
+    forget_predictions_after(step, workdir)
     if step:
         states, meta = checkpoints.restore(states, iterator)
         history = meta["history"]
+        if history["best_step"] not in best_steps:  # its weights are gone: the next one is the best
+            history.update(best=-math.inf, best_step=0)
         print(f"going on with {workdir} at step {step}")
     print(films.info.get("protocol", config.dataset.name))
     print(overview(states))
 
     run = steps.jit_steps(scheme.make_step(config), mesh)
-    validate = Validation(config, films, mesh, scheme.make_predict(config))
     writer = writers.Writer(workdir, step)
     every = {
         name: max(1, to_steps(config[name], config.steps_per_epoch, name))
@@ -265,6 +361,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     )
     meta = make_meta(config, films)
     end = min(config.total_steps, stop_at or config.total_steps)
+    logs: dict[str, Any] = {}
     clock = Clock(config.batch_size)
     stop = StopRequest()
     bar = tqdm(total=config.total_steps, initial=step, unit="step", mininterval=1.0)
@@ -272,11 +369,24 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
     def save(which: str) -> None:
         checkpoints.save(which, step, states, iterator, as_json, {**meta, "history": history})
 
+    def kept() -> str:
+        newest = checkpoints.latest_step()
+        return f"the checkpoint of step {newest}" if newest else "no checkpoint to go on from"
+
+    def fail(fault: str) -> None:
+        raise UserError(
+            f"{fault} at step {step}: lower config.optimizer.learning_rate or set "
+            f"config.optimizer.clip_norm. {workdir} holds {kept()}"
+        )
+
     try:
         while step < end:
             if stop.requested:
-                print(f"\nstopped at step {step}: saving; the same command goes on from here")
-                save("latest")
+                if fault := fault_of(logs, states):
+                    print(f"\nstopped at step {step}, not saved: {fault}. {workdir} holds {kept()}")
+                else:
+                    print(f"\nstopped at step {step}: saving; the same command goes on from here")
+                    save("latest")
                 raise SystemExit(130)
             with clock.waiting():
                 batch = steps.shard(next(iterator), mesh, axis=1)
@@ -290,13 +400,9 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                 return before // every[name] < step // every[name]
 
             if due("log_every") or last:
+                if fault := fault_of(logs):
+                    fail(fault)
                 values = {k: float(np.mean(v)) for k, v in jax.device_get(logs).items()}
-                if not math.isfinite(values.get("loss", 0.0)):
-                    raise UserError(
-                        f"the loss is {values['loss']} at step {step}: lower "
-                        "config.optimizer.learning_rate or set config.optimizer.clip_norm. The "
-                        f"last good checkpoint is in {workdir}"
-                    )
                 speed = clock.read()
                 writer.scalars(step, {
                     **{f"train/{k}": v for k, v in values.items()}, **speed,
@@ -306,7 +412,13 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                     f"loss {values['loss']:.4f}, {speed['films_per_second']:.0f} films/s, "
                     f"waiting {speed['waiting_share']:.1%}", refresh=False,
                 )
-            if due("evaluate_every") or last:
+            judge, keep = due("evaluate_every") or last, due("checkpoint_every") or last
+            if judge or keep:
+                jax.block_until_ready(logs)  # the steps before it are no pause
+                with clock.paused():
+                    if fault := fault_of(logs, states):
+                        fail(fault)
+            if judge:
                 with clock.paused():
                     scores, predictions = validate(states)
                     history["evaluations"].append({"step": step, **scores})
@@ -321,7 +433,7 @@ def train(config: Any, workdir: str | pathlib.Path, stop_at: int | None = None) 
                         history["best"] = figure if math.isfinite(figure) else -math.inf
                         np.savez(workdir / "val_predictions_best.npz", step=step, **predictions)
                         save("best")
-            if due("checkpoint_every") or last:
+            if keep:
                 with clock.paused():
                     save("latest")
     finally:

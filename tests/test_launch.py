@@ -11,8 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def launch(*flags, cwd=ROOT):
-    environment = {**os.environ, "CXRJAX_TRACEBACK": ""}
+def launch(*flags, cwd=ROOT, **environment):
+    environment = {**os.environ, "CXRJAX_TRACEBACK": "", **environment}
     return subprocess.run(
         [sys.executable, str(ROOT / "launch.py"), *flags], cwd=cwd, env=environment,
         capture_output=True, text=True,
@@ -49,6 +49,18 @@ def test_typos_end_in_one_line(flags, words):
     message = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
     assert len(message) == 1 and words in message[0], shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_compiled_programs_are_kept_though_the_config_file_imports_jax_first(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("""
+import jax
+from cxrjax.errors import UserError
+def get_config(argument=None):
+    raise UserError(f"kept in {jax.config.jax_compilation_cache_dir}")
+""")
+    shown = launch("--mode=train", f"--config={config}", "--workdir=none", HOME=str(tmp_path))
+    assert f"kept in {tmp_path}/.cache/cxrjax/compiled" in shown.stderr
 
 
 # --- imports go down only (see the layout in README.md)

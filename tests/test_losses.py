@@ -486,6 +486,23 @@ def test_as_many_weights_as_labels(weights):
     close(one, four)
 
 
+@pytest.mark.parametrize(
+    "text, numbers", [("2.0", 2.0), ("1, 2,0.5,3", [1, 2, 0.5, 3]), ("(1,2,3,4)", [1, 2, 3, 4])]
+)
+def test_weights_may_come_as_the_text_of_a_flag(text, numbers):
+    outputs, batch = outputs_and_batch()
+    as_text, _ = losses.make("bce", "multilabel", pos_weight=text)(outputs, batch)
+    close(as_text, losses.make("bce", "multilabel", pos_weight=numbers)(outputs, batch)[0])
+
+
+@pytest.mark.parametrize("text", ["balance", "two", "1,,2", "-1", "nan"])
+def test_text_that_is_no_weight_is_refused(text):
+    for name, task, option in (("bce", "multilabel", "pos_weight"),
+                               ("softmax_ce", "multiclass", "class_weights")):
+        with pytest.raises(UserError, match=f"config.loss.{option} = '{text}'.*'balanced'"):
+            losses.make(name, task, **{option: text})
+
+
 def test_dice_on_films_of_a_data_set_without_masks_is_a_mistake():
     outputs, batch = outputs_and_batch()
     del batch["mask"]

@@ -46,13 +46,15 @@ def test_steps_schedule_counts_from_the_start_of_training():
 
 
 def test_weight_decay_spares_biases_and_norms():
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(2)}
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(2),
+              "cls_token": jnp.ones((1, 1, 2))}
     tx, _ = optim.make_optimizer({**SGD, "weight_decay": 0.5}, CONSTANT, 10, 10)
     zero = {k: jnp.zeros_like(v) for k, v in params.items()}
     updates, _ = tx.update(zero, tx.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05 * np.ones((2, 2)), rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], np.zeros(2))
     np.testing.assert_array_equal(updates["scale"], np.zeros(2))
+    np.testing.assert_array_equal(updates["cls_token"], np.zeros((1, 1, 2)))
 
 
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
@@ -83,6 +85,30 @@ def test_adamw_first_step_by_hand():
     updates, _ = tx.update(jnp.full((1, 1), 0.3), tx.init(params), params)
     # Bias-corrected first step is g / |g| = 1, plus decoupled decay 0.1 * 2.
     np.testing.assert_allclose(updates, [[-0.1 * (1 + 0.2)]], rtol=1e-5)
+
+
+def any_options(learning_rate, **options):
+    assert set(options) == {"weight_decay", "momentum", "nesterov", "b1", "b2"}
+    return optax.sgd(learning_rate)
+
+
+@pytest.mark.parametrize("name", ["optax:sgd", "tests.test_optim:any_options"])
+def test_an_optimizer_by_its_path_gets_the_options_that_it_takes(name):
+    schedule, params = {**CONSTANT, "warmup": "2 steps"}, jnp.ones(1)
+    options = {**SGD, "name": name, "accumulate": 2, "clip_norm": 1.0, "ema_decay": 0.9}
+    ours, theirs = (optim.make_optimizer({**options, "name": n}, schedule, 8, 8)[0]
+                    for n in ("sgd", name))
+    states = [tx.init(params) for tx in (ours, theirs)]
+    for gradient in (1.0, 3.0, 0.5, 0.1):
+        gradient = jnp.array([gradient])
+        a, states[0] = ours.update(gradient, states[0], params)
+        b, states[1] = theirs.update(gradient, states[1], params)
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert a != 0
+
+
+def test_adam_by_its_path():
+    optim.make_optimizer({**SGD, "name": "optax:adam"}, CONSTANT, 10, 10)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from configs import common
 from cxrjax import steps, train
 from cxrjax.errors import UserError
+from cxrjax.optim import make_optimizer
 from cxrjax.schemes import supervised
 from tests import toy
 
@@ -88,6 +89,23 @@ def test_ema_follows_the_weights_by_hand(config):
     decay = min(0.999, 6 / 15)
     expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.params, new.params)
     close(new.ema_params, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_accumulation_moves_the_ema_with_the_updates(config):
+    """Five updates by equal gradients: in four parts each they give the same weights and EMA."""
+    results = []
+    for every in (1, 4):
+        options = {**config.optimizer, "name": "sgd", "momentum": 0.0, "accumulate": every}
+        constant = {"name": "constant", "warmup": "0 steps"}
+        tx, _ = make_optimizer(options, constant, 20, 10)
+        start = {"w": jnp.arange(4.0)}
+        state = steps.TrainState.create(
+            apply_fn=dict, params=start, tx=tx, batch_stats={}, ema_params=start, ema_decay=0.9
+        ).replace(step=jnp.asarray(0, jnp.int32))
+        for part in range(5 * every):
+            state = state.apply_gradients(grads={"w": jnp.full(4, float(1 + part // every))})
+        results.append((state.params, state.ema_params))
+    close(*results, rtol=1e-6)
 
 
 def test_prediction_uses_the_ema_where_there_is_one(config):

@@ -1,17 +1,21 @@
 """Training, resuming, evaluating and predicting as a user does, on very small films."""
 
+import dataclasses
 import json
 import os
 import signal
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
-from cxrjax import checkpoint, clock, evaluate, predict, report, steps, train, writers
+from configs import chestxray14_mutual, common
+from cxrjax import checkpoint, clock, datasets, evaluate, predict, report, steps, train, writers
 from cxrjax.errors import UserError
+from cxrjax.schemes import supervised
+from tests import small_run, toy
 
 
 def toy_config(**changes):
@@ -116,6 +120,89 @@ def test_a_stop_request_saves_after_the_step_and_the_run_goes_on(tmp_path, monke
     assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "stopped"))
 
 
+def die_before_saving(monkeypatch, which):
+    """The process dies as it begins to save `which`."""
+    save = checkpoint.Checkpoints.save
+
+    def dying(self, chosen, *args):
+        if chosen == which:
+            raise KeyboardInterrupt
+        save(self, chosen, *args)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", dying)
+
+
+def test_the_best_of_a_run_that_died_is_not_taken_for_that_of_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_before_saving(patch, "latest")
+        with pytest.raises(KeyboardInterrupt):
+            train.train(toy_config(), tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best")[3] == 4
+    train.train(toy_config(seed=1, train_for="2 steps"), tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best")[3] == 2
+    assert np.load(tmp_path / "val_predictions_best.npz")["step"] == 2
+
+
+def test_a_checkpoint_that_is_in_the_way_is_said(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    stream = types.SimpleNamespace(get_state=lambda: {})
+    states = {"create": {"params": {"w": np.ones(2)}}}
+    checkpoints.save("best", 4, states, stream, {}, {})
+    checkpoints.wait()
+    with pytest.raises(UserError, match="step 2 was not saved as 'best': .* holds step 4"):
+        checkpoints.save("best", 2, states, stream, {}, {})
+    assert checkpoints.forget_best_after(4) == [4]
+    assert checkpoints.forget_best_after(3) == []
+    checkpoints.close()
+
+
+def broken_after(step, monkeypatch):
+    """The compiled call gives weights that are NaN from this step on; its logs stay as they are."""
+    real = steps.jit_steps
+
+    def jit_steps(*args):
+        run = real(*args)
+
+        def broken(states, batch, key):
+            states, logs = run(states, batch, key)
+            if int(states["create"].step) >= step:
+                nan = jax.tree.map(lambda p: p * np.nan, states["create"].params)
+                states = {"create": states["create"].replace(params=nan)}
+            return states, logs
+
+        return broken
+
+    monkeypatch.setattr(steps, "jit_steps", jit_steps)
+
+
+@pytest.mark.parametrize("step, words", [(4, "no checkpoint to go on from"), (8, "of step 4")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, step, words):
+    """The loss before the update is finite still."""
+    broken_after(step, monkeypatch)
+    with pytest.raises(UserError, match=f"not finite at step {step}: lower .* holds .*{words}"):
+        train.train(toy_config(), tmp_path)
+    kept = checkpoint.Checkpoints(tmp_path)
+    assert kept.latest_step() == (4 if step == 8 else None)
+    kept.close()
+
+
+def test_a_stop_request_does_not_save_weights_that_are_not_finite(tmp_path, monkeypatch, capsys):
+    broken_after(6, monkeypatch)
+    count = clock.Clock.count
+
+    def kill_in_sixth_step(self, steps_done):
+        count(self, steps_done)
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(clock.Clock, "count", kill_in_sixth_step)
+    with pytest.raises(SystemExit):
+        train.train(toy_config(log_every="20 steps"), tmp_path)
+    assert "stopped at step 6, not saved: the weights are" in capsys.readouterr().out
+    assert checkpoint.restore_variables(tmp_path, "latest")[3] == 4
+
+
 def test_a_config_that_failed_does_not_take_the_workdir(tmp_path):
     with pytest.raises(UserError, match="bec"):
         train.train(toy_config(**{"loss.name": "bec"}), tmp_path)
@@ -152,6 +239,82 @@ def test_predict_reads_what_it_can_and_names_the_rest(finished, tmp_path, capsys
     assert status == 1 and "broken.png" in capsys.readouterr().err
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[0] == "file,network,Left,Right,Top" and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    "make, field, name",
+    [
+        (lambda: common.of("phantom", "resnet18", 32), "model.name", "resnet50"),
+        (lambda: chestxray14_mutual.get_config("resnet18,resnet18,data=phantom,size=32"),
+         "networks.resnet18_2.model.name", "tests.toy:create"),
+        (lambda: toy_config(), "model.name", "resnet18"),
+    ],
+)
+def test_the_options_of_one_network_are_not_given_to_another(make, field, name):
+    config, films = make(), toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    whole = train.complete(config, films)
+    assert "options_of" not in json.dumps(whole.to_dict(), default=str)
+    config.update_from_flattened_dict({field: name})
+    for _ in range(2):  # the caller's config is left as it was
+        with pytest.raises(UserError, match=f"config.{field} = '{name}'.*--config=FILE:{name}"):
+            train.complete(config, films)
+
+
+def test_completing_a_config_leaves_the_callers_alone():
+    config = toy_config(**{"loss.pos_weight": "balanced"})
+    before = config.to_json()
+    films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    assert isinstance(train.complete(config, films).loss.pos_weight, tuple)
+    assert config.to_json() == before
+
+
+def test_weights_of_the_classes_come_from_the_labels_that_are_known():
+    class Source:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            label = np.array([[1, 0], [0, 1], [0, 1], [np.nan, np.nan]], np.float32)[i]
+            return {"image": np.zeros((4, 4, 1), np.uint8), "label": label, "id": str(i)}
+
+    films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+    films = dataclasses.replace(films, source=Source(), splits={"train": np.arange(4)},
+                                labels=("A", "B"), task="multiclass")
+    config = common.base("tests.toy_masks:", "tests.toy:create", 16)
+    for given, weights in (("balanced", (1.5, 0.75)), ("1,2", (1.0, 2.0)), ("3", 3.0)):
+        config.loss.class_weights = given
+        assert train.complete(config, films).loss.class_weights == weights
+
+
+def test_what_an_evaluation_gives_is_known_before_it():
+    config = small_run.config(decoder=True)
+    films = datasets.load(config.dataset.to_dict())
+    config, mesh = train.complete(config, films), steps.make_mesh()
+    sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
+    states = supervised.init(config, jax.random.key(0), sample)
+    validate = train.Validation(config, films, mesh, supervised.make_predict(config))
+    assert validate.foresee(states).keys() == validate(states)[0].keys()
+
+
+def test_a_decoder_that_nothing_trains_is_said(caplog):
+    config = toy_config()
+    train.warn_of_idle_decoder(config, {"val/create/loss": 0.0})
+    assert not caplog.text
+    train.warn_of_idle_decoder(config, {"val/create/loss": 0.0, "val/create/dice": 0.0})
+    assert "NOT TRAINED" in caplog.text
+
+
+def test_what_may_change_in_a_run():
+    saved = {"workers": 0, "threads": 2, "dataset": {"data_dir": "a"}}
+    train.check_same_config(saved, {**saved, "threads": 3, "dataset": {"data_dir": "b"}}, "w")
+    with pytest.raises(UserError, match="config.workers was 0, is 2"):  # the stream's state knows
+        train.check_same_config(saved, {**saved, "workers": 2}, "w")
+
+
+def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "jit_steps", lambda *args: pytest.fail("went on to the training"))
+    with pytest.raises(UserError, match="config.monitor = 'AUC' is not measured .*auroc, loss"):
+        train.train(toy_config(monitor="AUC"), tmp_path)
 
 
 @pytest.mark.parametrize(
