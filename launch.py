@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import os
+import platform
 import sys
+import zlib
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -148,10 +150,16 @@ def keep_compiled_programs() -> None:
     """Compiled programs go to a folder: the second run of a config starts sooner.
 
     JAX reads this setting as it is imported, and a config file imports it while flags are parsed.
+    Each kind of processor has a folder of its own: homes are shared between machines, and a program
+    for one may use instructions that another lacks.
     """
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/cxrjax/compiled")
-    )
+    try:
+        with open("/proc/cpuinfo") as file:
+            kind = {line for line in file if line.startswith(("model name", "flags", "Features"))}
+    except OSError:
+        kind = {platform.platform()}
+    folder = f"~/.cache/cxrjax/compiled-{zlib.crc32(''.join(sorted(kind)).encode()):08x}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(folder))
 
 
 if __name__ == "__main__":
