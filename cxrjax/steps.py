@@ -10,6 +10,9 @@ and, where a scheme wants to know something of the films or of another run befor
 
     complete(config, films) -> fields to add to the config     (nested dictionaries)
 
+    FIELDS, EXAMPLE: the fields of `config.scheme` that it cannot do without, and a config file that
+    has them                                                   (for the message where they lack)
+
 so that the checkpoint, which holds the config, is all that evaluation needs. `config` is the
 completed config (`train.complete`): beside what the user wrote it carries labels, task, masks,
 steps_per_epoch and total_steps. The random key of step i is fold_in(rng, i), so that a resumed run

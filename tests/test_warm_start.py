@@ -59,7 +59,7 @@ def test_a_run_of_another_network_is_refused(donor):
 def test_training_starts_from_the_weights(donor, tmp_path):
     workdir, saved = donor
     config = toy_config(init_from=str(workdir), train_for="1 step",
-                        **{"optimizer.learning_rate": 0.0, "schedule.name": "constant",
+                        **{"optimizer.learning_rate": 1e-30, "schedule.name": "constant",
                            "schedule.warmup": "0 steps"})
     train.train(config, tmp_path)
     same(checkpoint.restore_variables(tmp_path, "latest")[2]["create"]["params"], saved["params"])

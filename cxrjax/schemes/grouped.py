@@ -32,6 +32,8 @@ from cxrjax import groups, input_pipeline, steps, trained
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
+FIELDS = ("kind", "groups")
+EXAMPLE = "configs/chestxray14_grouped.py"
 MERGED = "merged"
 KINDS = ("separate", "branches")
 CLUSTERINGS = ("cooccurrence", "features")

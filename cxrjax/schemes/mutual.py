@@ -55,6 +55,8 @@ from cxrjax.errors import UserError
 from cxrjax.names import suggest
 from cxrjax.schemes._answers import mean_probability
 
+FIELDS = ("networks", "order", "peers", "kl_weight", "temperature", "kl_labels")
+EXAMPLE = "configs/chestxray14_mutual.py"
 ENSEMBLE = "ensemble"
 _CHOICES = {
     "order": ("sequential", "simultaneous"),
