@@ -10,6 +10,9 @@ and, where a scheme wants to know something of the films or of another run befor
 
     complete(config, films) -> fields to add to the config     (nested dictionaries)
 
+    FIELDS, EXAMPLE: the fields of `config.scheme` that it cannot do without, and a config file that
+    has them                                                   (for the message where they lack)
+
 so that the checkpoint, which holds the config, is all that evaluation needs. `config` is the
 completed config (`train.complete`): beside what the user wrote it carries labels, task, masks,
 steps_per_epoch and total_steps. The random key of step i is fold_in(rng, i), so that a resumed run
@@ -100,6 +103,7 @@ def create_state(
     batch: Batch,
     model_options: Any = None,
     optimizer_options: Any = None,
+    name: str = "",
 ) -> TrainState:
     """A freshly initialised network with its optimizer.
 
@@ -109,6 +113,8 @@ def create_state(
       batch: gives the films' size and channels; its values are not used.
       model_options: name and options of the network; default `config.model`.
       optimizer_options: see `optim.make_optimizer`; default `config.optimizer`.
+      name: of the state in its scheme, by which `config.init_from` is searched; default the
+        network's own.
     """
     model_options = dict(model_options or config.model)
     model = make_model(config, model_options)
@@ -117,8 +123,9 @@ def create_state(
     variables = jax.jit(functools.partial(model.init, train=False))({"params": rng}, image)
     if config.init_from:
         # Of a network around an encoder (resunet) the encoder is what others have weights for.
-        name = model_options.get("encoder", model_options["name"])
-        variables = warm_start.load(config.init_from, name, config.labels, variables)
+        model_name = model_options.get("encoder", model_options["name"])
+        name = name or model_options["name"].rpartition(":")[2]
+        variables = warm_start.load(config.init_from, model_name, config.labels, variables, name)
     tx, _ = make_optimizer(
         optimizer_options,
         dict(config.schedule),

@@ -72,6 +72,46 @@ def forget_options_of(config: Any, field: str = "config") -> None:
             forget_options_of(value, f"{field}.{key}")
 
 
+_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0, "workers": 0,
+          "threads": 0}
+_DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
+
+
+def check(config: Any) -> None:
+    """Raises UserError at the first field that no training can have; absent fields are passed over.
+
+    What a scheme's own fields may be is checked by the scheme.
+    """
+    for field, least in _LEAST.items():
+        if config.get(field, least) < least:
+            raise UserError(f"config.{field} = {config[field]} must be {least} or more")
+    for field in _DURATIONS:
+        # Whatever the films are: in an epoch so long every part of it counts.
+        if field in config and to_steps(config[field], 1e12, field) == 0:
+            raise UserError(
+                f"config.{field} = {config[field]!r} has no length: as in '1 epoch' or '500 steps'"
+            )
+    places = {"config.optimizer": config.optimizer}
+    for name, network in config.get("networks", {}).items():
+        places[f"config.networks.{name}.optimizer"] = network.get("optimizer") or {}
+    for place, options in places.items():
+        if options.get("learning_rate", 1) <= 0:
+            raise UserError(f"{place}.learning_rate = {options['learning_rate']} must be above 0")
+        if options.get("clip_norm", 0) < 0:
+            raise UserError(f"{place}.clip_norm = {options['clip_norm']} is below 0 (0: off)")
+        if not 0 <= options.get("ema_decay", 0) < 1:
+            raise UserError(
+                f"{place}.ema_decay = {options['ema_decay']} must be below 1, as 0.999, or 0: off"
+            )
+    scheme = resolve_module("schemes", config.scheme.name)
+    fields = getattr(scheme, "FIELDS", ())
+    if missing := [field for field in fields if field not in config.scheme]:
+        raise UserError(
+            f"scheme {config.scheme.name!r} needs config.scheme.{', '.join(missing)}, which this "
+            f"config has not: start from --config={scheme.EXAMPLE}"
+        )
+
+
 def complete(config: Any, films: Films) -> FrozenConfigDict:
     """The config with what follows from the films: labels, task, masks, and the step counts.
 
@@ -80,10 +120,11 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
       films: the opened data set.
 
     Raises:
-      UserError: the training split is empty; options of another network.
+      UserError: see `check`; the training split is empty; options of another network.
     """
     # A copy to the depth: the caller's config may be used again.
     config = ConfigDict(config).copy_and_resolve_references()
+    check(config)
     positions = films.splits["train"]
     if not len(positions):
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")

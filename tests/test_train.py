@@ -260,6 +260,40 @@ def test_the_options_of_one_network_are_not_given_to_another(make, field, name):
             train.complete(config, films)
 
 
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"batch_size": 0}, "config.batch_size = 0 must be 1 or more"),
+        ({"eval_batch_size": -4}, "config.eval_batch_size = -4"),
+        ({"steps_per_call": -1}, "config.steps_per_call = -1 must be 0 or more"),
+        ({"seed": -1}, "config.seed"),
+        ({"workers": -1}, "config.workers"),
+        ({"threads": -1}, "config.threads"),
+        ({"train_for": "0 epochs"}, "config.train_for = '0 epochs' has no length"),
+        ({"evaluate_every": "0 steps"}, "config.evaluate_every"),
+        ({"checkpoint_every": "0.0 epochs"}, "config.checkpoint_every"),
+        ({"optimizer.learning_rate": 0.0}, "config.optimizer.learning_rate = 0.0 must be above 0"),
+        ({"optimizer.clip_norm": -1.0}, "config.optimizer.clip_norm"),
+        ({"optimizer.ema_decay": 1.0}, "config.optimizer.ema_decay"),
+        ({"scheme.name": "mutual"}, "networks, order, .*--config=configs/chestxray14_mutual.py"),
+        ({"scheme.name": "distill"}, "teachers, .*--config=configs/chestxray14_distill.py"),
+        ({"scheme.name": "grouped"}, "kind, groups, .*--config=configs/chestxray14_grouped.py"),
+        ({"scheme.name": "multitask"}, "balance, .*--config=configs/covid_radiography.py"),
+    ],
+)
+def test_a_config_that_cannot_be_trained_is_refused_at_once(fields, words):
+    with pytest.raises(UserError, match=words):
+        train.check(toy_config(**fields))
+
+
+def test_the_options_of_each_network_are_checked():
+    config = chestxray14_mutual.get_config("resnet18,resnet18,data=phantom,size=32")
+    train.check(config)
+    config.networks.resnet18_2.optimizer.learning_rate = -1.0
+    with pytest.raises(UserError, match="config.networks.resnet18_2.optimizer.learning_rate"):
+        train.check(config)
+
+
 def test_completing_a_config_leaves_the_callers_alone():
     config = toy_config(**{"loss.pos_weight": "balanced"})
     before = config.to_json()

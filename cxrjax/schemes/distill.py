@@ -38,6 +38,8 @@ from cxrjax.names import resolve_module, suggest
 from cxrjax.schemes import supervised
 from cxrjax.schemes._answers import mean_probability
 
+FIELDS = ("teachers", "teacher_checkpoint", "teacher_network", "weight", "temperature")
+EXAMPLE = "configs/chestxray14_distill.py"
 TEACHERS = "teachers"
 _PREFERRED = ("merged", "ensemble")
 

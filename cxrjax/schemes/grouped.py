@@ -32,6 +32,8 @@ from cxrjax import groups, input_pipeline, steps, trained
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
+FIELDS = ("kind", "groups")
+EXAMPLE = "configs/chestxray14_grouped.py"
 MERGED = "merged"
 KINDS = ("separate", "branches")
 CLUSTERINGS = ("cooccurrence", "features")
@@ -151,7 +153,7 @@ def init(config: Any, rng: Array, batch: steps.Batch) -> dict[str, steps.TrainSt
     branches their trunk.
     """
     states = {
-        name: steps.create_state(part.config, jax.random.fold_in(rng, number), batch)
+        name: steps.create_state(part.config, jax.random.fold_in(rng, number), batch, name=name)
         for number, (name, part) in enumerate(parts(config).items())
     }
     if config.scheme.kind == "branches" and config.init_from:

@@ -32,6 +32,8 @@ from cxrjax.errors import UserError
 from cxrjax.names import suggest
 from cxrjax.schemes import supervised
 
+FIELDS = ("balance",)
+EXAMPLE = "configs/covid_radiography.py"
 BALANCES = ("fixed", "uncertainty", "pcgrad")
 LOG_VARS = "log_vars"  # beside the network's own parameters: saved and optimised with them
 

@@ -55,6 +55,8 @@ from cxrjax.errors import UserError
 from cxrjax.names import suggest
 from cxrjax.schemes._answers import mean_probability
 
+FIELDS = ("networks", "order", "peers", "kl_weight", "temperature", "kl_labels")
+EXAMPLE = "configs/chestxray14_mutual.py"
 ENSEMBLE = "ensemble"
 _CHOICES = {
     "order": ("sequential", "simultaneous"),
@@ -125,7 +127,7 @@ def init(config: Any, rng: Array, batch: steps.Batch) -> dict[str, steps.TrainSt
     for name, net in networks(config).items():
         key = rng if net.seed == config.seed else steps.keys_of(net.seed)[0]
         start = FrozenConfigDict({**config.to_dict(), "init_from": net.init_from})
-        state = steps.create_state(start, key, batch, net.model, net.optimizer)
+        state = steps.create_state(start, key, batch, net.model, net.optimizer, name)
         # Copies: two networks that start equal must not share buffers, which are donated.
         states[name] = jax.tree.map(jnp.copy, state)
     return states
