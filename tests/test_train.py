@@ -312,8 +312,11 @@ def test_weights_of_the_classes_come_from_the_labels_that_are_known():
             return {"image": np.zeros((4, 4, 1), np.uint8), "label": label, "id": str(i)}
 
     films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
-    films = dataclasses.replace(films, source=Source(), splits={"train": np.arange(4)},
-                                labels=("A", "B"), task="multiclass")
+    none = np.arange(0)
+    films = dataclasses.replace(
+        films, source=Source(), table={"id": np.arange(4).astype(str)}, labels=("A", "B"),
+        splits={"train": np.arange(4), "val": none, "test": none}, task="multiclass",
+    )
     config = common.base("tests.toy_masks:", "tests.toy:create", 16)
     for given, weights in (("balanced", (1.5, 0.75)), ("1,2", (1.0, 2.0)), ("3", 3.0)):
         config.loss.class_weights = given
