@@ -188,9 +188,8 @@ def settings(run: Evaluated) -> dict[str, Any]:
         seed = own != "dataset.seed" and own.rpartition(".")[2] == "seed"
         if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):
             found[key] = value
-    found["checkpoint"] = run.report["run"]["checkpoint"]
-    found["tta"] = run.report["run"].get("tta", False)
-    found["recalibrated"] = run.report["run"].get("recalibrated", "")
+    for key in ("checkpoint", "tta", "recalibrated"):  # earlier evaluations do not say all of them
+        found[key] = run.report["run"].get(key) or ""
     return found
 
 
