@@ -21,6 +21,7 @@ from absl import logging
 from cxrjax.errors import UserError
 
 WHICH = ("best", "latest")
+_NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
 
 
 def _folder(workdir: str | pathlib.Path, which: str) -> pathlib.Path:
@@ -56,9 +57,19 @@ def _from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
 
 
 class Checkpoints:
-    """Writes and resumes the checkpoints of one workdir; saves run in the background."""
+    """Writes and resumes the checkpoints of one workdir; saves run in the background.
+
+    Raises:
+      UserError: the workdir holds what `save_variables` wrote; a training would begin anew there
+        and delete it.
+    """
 
     def __init__(self, workdir: str | pathlib.Path):
+        if (pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING).exists():
+            raise UserError(
+                f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
+                "another --workdir (and --config.init_from to start from its weights)"
+            )
         self._managers = {
             which: ocp.CheckpointManager(
                 _folder(workdir, which),
@@ -166,6 +177,9 @@ def save_variables(
     step: int,
 ) -> None:
     """The inverse of `restore_variables`: a best checkpoint without optimizer or position."""
+    mark = pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text("weights to evaluate: there is nothing here to go on training from\n")
     with ocp.CheckpointManager(_folder(workdir, "best")) as manager:
         tree = {n: {k: v for k, v in own.items() if v} for n, own in variables.items()}
         manager.save(step, args=ocp.args.Composite(

@@ -65,8 +65,7 @@ def main(
         positions = data.splits["train"][_some(len(data.splits["train"]))]
         films = (data.source[int(i)]["image"] for i in positions)
         number, source = len(positions), "the training split"
-    bar = tqdm(films, "recalibrating", number, unit="film")
-    states, used = recalibrate(run, batches(iter(bar), run.config.batch_size))
+    states, used = recalibrate(run, batches(films, run.config.batch_size, number))
     save(run, states, pathlib.Path(workdir), target,
          f"batch statistics of {used:,} films of {source} as they are")
     print(f"batch statistics of {used:,} films: {target}. "
@@ -81,15 +80,15 @@ def _some(number: int) -> np.ndarray:
 
 
 def batches(
-    films: Iterator[UInt8[np.ndarray, "h w 1"]], size: int
+    films: Iterator[UInt8[np.ndarray, "h w 1"]], size: int, number: int
 ) -> Iterator[UInt8[np.ndarray, "b h w 1"]]:
-    """Films in batches of one size; what is left over at the end is left out.
+    """The `number` films in batches of one size; what is left over at the end is left out.
 
     Raises:
       UserError: not even one batch.
     """
     waiting, whole = [], 0
-    for film in films:
+    for film in tqdm(films, "recalibrating", number, unit="film"):
         waiting.append(film)
         if len(waiting) == size:
             yield np.stack(waiting)

@@ -57,6 +57,10 @@ def test_the_new_run_is_evaluated_like_any_other(workdir, tmp_path):
     assert "- batch statistics of 64 films" in page and "convergence" in page
     with pytest.raises(UserError, match="holds a run already"):
         recalibrate.main(str(workdir), str(tmp_path / "new"))
+    # Training there would begin anew and delete what was recalibrated.
+    with pytest.raises(UserError, match="recalibrated run.*another --workdir"):
+        train.train(toy_config(), tmp_path / "new")
+    assert trained.restore(tmp_path / "new").step == report["run"]["step"]
 
 
 def test_films_of_ones_own(workdir, tmp_path, capsys):
