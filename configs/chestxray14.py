@@ -6,13 +6,13 @@
 FOLDER is what NIH hands out: the tables and lists, and `images_001/` to `images_012/` or `images/`.
 """
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: model, then size=PIXELS, split=official|chexnet|random, loss=bce|asl|focal."""
-    arg = common.parse(argument, model="densenet121", size=224, split="official", loss="bce")
-    config = common.base("chestxray14", arg.model, arg.size, arg.loss)
+    arg = experiment.argument(argument, model="densenet121", size=224, split="official", loss="bce")
+    config = experiment.base("chestxray14", arg.model, arg.size, arg.loss)
     config.dataset.split = arg.split
     config.batch_size = 32
     config.train_for = "10 epochs"

@@ -10,15 +10,15 @@ Several teachers: `--config.scheme.teachers="('runs/a', 'runs/b')"`. On syntheti
 
 from ml_collections import ConfigDict
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: student, then teacher=WORKDIR, data=phantom, size=PIXELS, split=NAME."""
-    arg = common.parse(
+    arg = experiment.argument(
         argument, model="resnet18", teacher="", data="chestxray14", size=0, split=""
     )
-    config = common.of(arg.data, arg.model, arg.size, arg.split)
+    config = experiment.of(arg.data, arg.model, arg.size, arg.split)
     config.scheme = ConfigDict({
         "name": "distill",
         "teachers": (arg.teacher,) if arg.teacher else (),

@@ -11,10 +11,10 @@ films: `...:manual,data=phantom,size=64`.
 
 from ml_collections import ConfigDict
 
-from configs import common
-from cxrjax import groups
 from cxrjax.errors import UserError
+from cxrjax.models import groups
 from cxrjax.names import suggest
+from cxrjax.training import experiment
 
 GROUPINGS = ("manual", "branches", "clustered")
 
@@ -22,13 +22,13 @@ GROUPINGS = ("manual", "branches", "clustered")
 def get_config(argument=None):
     """`argument`: manual, branches or clustered, then model=NAME, number=GROUPS to find,
     workdir=RUN to find them from, data=phantom, size=PIXELS, split=NAME."""
-    arg = common.parse(
+    arg = experiment.argument(
         argument, grouping="manual", model="resnet18", number=4, workdir="", data="chestxray14",
         size=0, split="",
     )
     if arg.grouping not in GROUPINGS:
         raise UserError(f"unknown grouping {arg.grouping!r}" + suggest(arg.grouping, GROUPINGS))
-    config = common.of(arg.data, arg.model, arg.size, arg.split)
+    config = experiment.of(arg.data, arg.model, arg.size, arg.split)
     clustered = arg.grouping == "clustered"
     config.scheme = ConfigDict({
         "name": "grouped",

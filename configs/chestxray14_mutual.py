@@ -10,8 +10,8 @@ network: `--config.networks.resnet18_2.optimizer.learning_rate=3e-4` (or `.seed=
 
 from ml_collections import ConfigDict
 
-from configs import common
 from cxrjax import models
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
@@ -19,11 +19,11 @@ def get_config(argument=None):
     data=phantom, size=PIXELS, split=NAME. One network alone is trained on its labels."""
     given = [part for part in (argument or "").split(",") if part]
     cohort = [part for part in given if "=" not in part] or ["resnet50", "resnet18"]
-    arg = common.parse(
+    arg = experiment.argument(
         ",".join(part for part in given if "=" in part),
         order="sequential", peers="mean", data="chestxray14", size=0, split="",
     )
-    config = common.of(arg.data, cohort[0], arg.size, arg.split)
+    config = experiment.of(arg.data, cohort[0], arg.size, arg.split)
     bare = [model.rpartition(":")[2] for model in cohort]
     names = [
         name if name not in bare[:k] else f"{name}_{bare[:k].count(name) + 1}"
@@ -39,7 +39,7 @@ def get_config(argument=None):
     shared = models.defaults_of(cohort[0])
 
     def options(model):
-        return common.model_options(model) | {
+        return experiment.model_options(model) | {
             k: config.model.get_oneway_ref(k) if k in shared and shared[k] == v else v
             for k, v in models.defaults_of(model).items()
         }

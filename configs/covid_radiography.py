@@ -26,8 +26,8 @@ batches of 4, 25 epochs, 1 * cross-entropy + 0.01 * Dice. (`:resunet,reported,sp
 its split, which leaks; the default split keeps near duplicates and patients on one side.)
 """
 
-from configs import common
 from cxrjax.errors import UserError
+from cxrjax.training import experiment
 
 MODELS = {
     "resunet": "resunet", "cross_stitch": "cross_stitch", "mtan": "mtan",
@@ -42,11 +42,11 @@ def get_config(argument=None):
     encoder: of the networks with a decoder. split: grouped or random. start: a run of the same
     network, on films of another size, whose weights the second part of the recipe goes on from.
     """
-    arg = common.parse(argument, model="resunet", size=64, split="grouped", balance="fixed",
+    arg = experiment.argument(argument, model="resunet", size=64, split="grouped", balance="fixed",
                        encoder="resnet50", start="", reported=False)
     if arg.reported and arg.start:
         raise UserError("config arguments reported and start: the reported recipe has one part")
-    config = common.base("covid_radiography", MODELS.get(arg.model, arg.model), arg.size)
+    config = experiment.base("covid_radiography", MODELS.get(arg.model, arg.model), arg.size)
     config.dataset.split = arg.split
     config.cache_in_memory = True
     config.loss.dice_weight = 0.01 if arg.reported else 1.0

@@ -8,13 +8,15 @@ The class, whether there is a nodule, is learned beside them but weighs little: 
 pixels do not teach it. The checkpoint is chosen by Dice.
 """
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: model resunet|cross_stitch|mtan, then size=PIXELS, encoder=, balance=."""
-    arg = common.parse(argument, model="resunet", size=128, encoder="resnet18", balance="fixed")
-    config = common.base("jsrt", arg.model, arg.size)
+    arg = experiment.argument(
+        argument, model="resunet", size=128, encoder="resnet18", balance="fixed"
+    )
+    config = experiment.base("jsrt", arg.model, arg.size)
     config.model.encoder = arg.encoder
     config.model.decoder_width = 128
     config.scheme.name = "multitask"

@@ -4,13 +4,13 @@
     python launch.py --mode=evaluate --workdir=runs/phantom
 """
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: model, then size=PIXELS and loss=bce|asl|focal."""
-    arg = common.parse(argument, model="resnet18", size=64, loss="bce")
-    config = common.base("phantom", arg.model, arg.size, arg.loss)
+    arg = experiment.argument(argument, model="resnet18", size=64, loss="bce")
+    config = experiment.base("phantom", arg.model, arg.size, arg.loss)
     config.cache_in_memory = True
     config.train_for = "5 epochs"
     return config

@@ -7,13 +7,13 @@ The quickstart's network answers as well, but the last map of a ResNet at 64 pix
 to point at a nodule.
 """
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: model, then size=PIXELS."""
-    arg = common.parse(argument, model="bagnet", size=128)
-    config = common.base("phantom", arg.model, arg.size)
+    arg = experiment.argument(argument, model="bagnet", size=128)
+    config = experiment.base("phantom", arg.model, arg.size)
     config.dataset.num_train = 8000
     config.cache_in_memory = True
     config.batch_size = 64

@@ -6,13 +6,13 @@
 DIR holds `pneumoniamnist.npz`.
 """
 
-from configs import common
+from cxrjax.training import experiment
 
 
 def get_config(argument=None):
     """`argument`: model, then size=PIXELS and width=CHANNELS of the stem (of ResNets)."""
-    arg = common.parse(argument, model="resnet18", size=28, width=32)
-    config = common.base("pneumoniamnist", arg.model, arg.size)
+    arg = experiment.argument(argument, model="resnet18", size=28, width=32)
+    config = experiment.base("pneumoniamnist", arg.model, arg.size)
     if arg.model.startswith("resnet"):
         config.model.small_stem = arg.size < 64
         config.model.width = arg.width

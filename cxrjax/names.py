@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import pathlib
 import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
 from cxrjax.errors import UserError
+
+# What is looked for in each package, in the words of an error.
+_WORDS = {"data.sets": "data set", "models": "model", "training.schemes": "scheme"}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -24,6 +28,35 @@ def public_modules(package: str) -> list[str]:
     """Names of the modules in `cxrjax.<package>` that a config may name."""
     module = importlib.import_module(f"cxrjax.{package}")
     return [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
+
+
+def config_folder() -> pathlib.Path:
+    """Where the configs that came with the package are: in the wheel, or beside it in a clone."""
+    package = pathlib.Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def config_file(name: str) -> pathlib.Path:
+    """The config file `name` of the package, with or without `.py`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    folder = config_folder()
+    known = sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_"))
+    name = name.removesuffix(".py")
+    if name not in known:
+        raise UserError(f"no config {name!r} came with cxrjax" + suggest(name, known))
+    return folder / f"{name}.py"
+
+
+def load_config_file(path: pathlib.Path) -> Any:
+    """`get_config` of a config file."""
+    spec = importlib.util.spec_from_file_location(f"cxrjax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
 
 
 def resolve_path(path: str) -> Any:
@@ -57,7 +90,7 @@ def resolve_module(package: str, name: str, hidden: Iterable[str] = ()) -> Any:
     """The module that `name` stands for: `cxrjax.<package>.<name>`, or a dotted path with a colon.
 
     Args:
-      package: 'datasets', 'models' or 'schemes'.
+      package: 'data.sets', 'models' or 'training.schemes'.
       name: a bare file name of ours, or 'my_lab.films:' for a module of the user's own.
       hidden: files of the package that are not choices (shared helpers).
 
@@ -68,5 +101,10 @@ def resolve_module(package: str, name: str, hidden: Iterable[str] = ()) -> Any:
         return resolve_path(name)
     known = [m for m in public_modules(package) if m not in set(hidden)]
     if name not in known:
-        raise UserError(f"unknown {package.rstrip('s')} {name!r}" + suggest(name, known))
+        raise UserError(f"unknown {_WORDS[package]} {name!r}" + suggest(name, known))
     return importlib.import_module(f"cxrjax.{package}.{name}")
+
+
+def scheme_of(config: Any) -> Any:
+    """The module of the scheme that `config.scheme.name` names."""
+    return resolve_module("training.schemes", config.scheme.name)

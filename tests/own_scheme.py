@@ -2,7 +2,7 @@
 
 import jax
 
-from cxrjax import steps
+from cxrjax.training import steps
 
 
 def init(config, rng, batch):

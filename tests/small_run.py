@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
-from cxrjax import datasets, steps, train, trained
-from cxrjax.names import resolve_module
+from cxrjax.data import sets
+from cxrjax.names import scheme_of
+from cxrjax.training import experiment, restored, steps
 
 SIZE = 32
 
@@ -38,7 +38,7 @@ def create(num_classes, **options):
 
 def config(films=8, **model):
     """Of phantom at SIZE pixels with `films` films a split."""
-    made = common.base("phantom", "tests.small_run:create", SIZE)
+    made = experiment.base("phantom", "tests.small_run:create", SIZE)
     made.dataset.update({"num_train": films, "num_val": films, "num_test": films})
     with made.unlocked():
         made.model = {"name": "tests.small_run:create", **model}
@@ -49,12 +49,13 @@ def config(films=8, **model):
 def make(films=8, seed=0, **model):
     """The run as `trained.restore` would give it."""
     made = config(films, **model)
-    opened = datasets.load(made.dataset.to_dict())
-    made = train.complete(made, opened)
-    scheme = resolve_module("schemes", made.scheme.name)
+    opened = sets.load(made.dataset.to_dict())
+    made = experiment.complete(made, opened)
+    scheme = scheme_of(made)
     sample = {"image": np.zeros((1, *made.image_shape), np.uint8)}
     states = {
         name: steps.EvalState(params=s.params, batch_stats=s.batch_stats)
         for name, s in scheme.init(made, jax.random.key(seed), sample).items()
     }
-    return trained.Run(made, train.make_meta(made, opened), states, 0, scheme.make_predict(made))
+    meta = experiment.make_meta(made, opened)
+    return restored.Run(made, meta, states, 0, scheme.make_predict(made))

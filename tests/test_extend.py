@@ -6,14 +6,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import common
-from cxrjax import checkpoint, evaluate, train
+from cxrjax.evaluation import evaluate
+from cxrjax.training import checkpoint, loop
+from cxrjax.training import experiment as experiments
 
 FILE = pathlib.Path(__file__).with_name("own_scheme.py")
 
 
 def experiment():
-    config = common.base("tests.toy:", "tests.toy:create", 16)
+    config = experiments.base("tests.toy:", "tests.toy:create", 16)
     config.scheme = ConfigDict({"name": "tests.own_scheme:", "alpha": 0.4})
     config.batch_size = config.eval_batch_size = 16
     config.train_for, config.evaluate_every = "60 steps", "20 steps"
@@ -24,9 +25,9 @@ def experiment():
 
 def test_a_scheme_of_ones_own_trains_resumes_and_is_evaluated(tmp_path):
     assert len(FILE.read_text().splitlines()) <= 40
-    train.train(experiment(), tmp_path / "whole")
-    train.train(experiment(), tmp_path / "parts", stop_at=30)
-    train.train(experiment(), tmp_path / "parts")
+    loop.train(experiment(), tmp_path / "whole")
+    loop.train(experiment(), tmp_path / "parts", stop_at=30)
+    loop.train(experiment(), tmp_path / "parts")
     whole, parts = (
         checkpoint.restore_variables(tmp_path / name, "latest")[2] for name in ("whole", "parts")
     )

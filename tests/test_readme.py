@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import launch
+from cxrjax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -39,8 +39,8 @@ def lab(tmp_path_factory):
 
 
 def run(lab, *flags):
-    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lab)!r}]; import launch; " \
-           "from absl import app; app.run(launch.main, flags_parser=launch.parse)"
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lab)!r}]; from cxrjax import cli; " \
+           "from absl import app; app.run(cli.main, flags_parser=cli.parse)"
     return subprocess.run([sys.executable, "-c", code, *flags], cwd=lab, capture_output=True,
                           text=True)
 
@@ -65,7 +65,7 @@ def test_commands_name_configs_and_modes_that_exist():
     assert len(commands) > 5
     for command in commands:
         mode = re.search(r"--mode=(\w+)", command)
-        assert mode is None or mode[1] in launch.MODES, command
+        assert mode is None or mode[1] in cli.MODES, command
         config = re.search(r"--config=([\w/]+\.py)", command)
         if config and not config[1].startswith("my_lab"):
             assert (ROOT / config[1]).is_file(), command

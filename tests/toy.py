@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from cxrjax.datasets.base import Account, Films
+from cxrjax.data.sets.base import Account, Films
 
 LABELS = ("Left", "Right", "Top")
 TASK = "multilabel"

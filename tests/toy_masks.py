@@ -6,7 +6,7 @@ structures; films of class B have the right one lower. Some films have no mask.
 
 import numpy as np
 
-from cxrjax.datasets.base import Account, Films
+from cxrjax.data.sets.base import Account, Films
 
 LABELS = ("A", "B")
 TASK = "multiclass"

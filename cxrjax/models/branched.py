@@ -13,8 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxrjax import groups, models
+from cxrjax import models
 from cxrjax.errors import UserError
+from cxrjax.models import groups
 from cxrjax.models.layers import BatchNorm, Classifier, Conv, PoolHead, compute_dtype
 
 NAMES = ("branched",)

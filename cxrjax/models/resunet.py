@@ -16,13 +16,7 @@ from jaxtyping import Array, Float
 
 from cxrjax import models
 from cxrjax.errors import UserError
-from cxrjax.models.layers import (
-    BatchNorm,
-    Classifier,
-    Conv,
-    compute_dtype,
-    uniform_fan_in,
-)
+from cxrjax.models.layers import BatchNorm, Classifier, Conv, compute_dtype, uniform_fan_in
 
 NAMES = ("resunet",)
 

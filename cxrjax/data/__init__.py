@@ -1,0 +1,1 @@
+"""Films in: from files and raw folders to batches."""

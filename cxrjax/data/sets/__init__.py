@@ -1,0 +1,8 @@
+"""Data sets by name: `prepare(options)` reads the raw films once, `load(options)` opens them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "_by_name": ["boxes", "load", "main", "module", "names", "prepare"],
+    "base": ["Account", "Films", "WrongFolder"],
+})

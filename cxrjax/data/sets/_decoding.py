@@ -1,0 +1,97 @@
+"""One row of a raw folder as stored pixels: film and masks read, checked and resized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrjax.data import artifacts, preprocess, reading
+from cxrjax.data.sets._duplicates import perceptual_hash
+from cxrjax.data.sets._raw import Row
+from cxrjax.errors import UserError
+
+SMALLEST = 16  # pixels; a smaller picture is an icon, not a film
+
+
+def decode(
+    row: Row, size: int, fit: str, clean: bool = False, hashed: bool = True
+) -> dict[str, Any]:
+    """One film ready to be stored, and what is worth knowing about it.
+
+    Args:
+      row: which film.
+      size: pixels of a side of what is stored.
+      fit: how the film becomes square, see `preprocess.resize`.
+      clean: whether to take bright artefacts out.
+      hashed: whether to compute `phash` (else '').
+
+    Returns:
+      {image, mask, has_mask, height, width, kind, phash, trouble}; `trouble` is a list of
+      (file, why) and `image` is None if the film itself cannot be used.
+    """
+    done: dict[str, Any] = {"image": None, "has_mask": False, "trouble": []}
+    if not _can_be_text(row.id):
+        done["trouble"].append((repr(row.id), "its name is not UTF-8: rename the file"))
+        return done
+    if isinstance(row.film, Path):
+        try:
+            film, facts = reading.read_radiograph_with_facts(row.film)
+        except UserError as error:
+            done["trouble"].append((str(row.film), _why(error, row.film)))
+            return done
+        done["kind"] = f"{facts.format} {facts.mode}, {facts.bits} bit"
+    else:
+        film, done["kind"] = row.film, "array, 8 bit"
+    done["height"], done["width"] = film.shape
+    if min(film.shape) < SMALLEST:
+        why = f"{film.shape[1]}x{film.shape[0]} pixels are too few for a film"
+        done["trouble"].append((str(row.film) if isinstance(row.film, Path) else row.id, why))
+        return done
+    shown = artifacts.remove_bright_artifacts(film) if clean else film
+    done["image"] = preprocess.resize(shown, size, fit)[..., None]
+    done["phash"] = perceptual_hash(film) if hashed else ""
+    if row.masks:
+        masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
+        done["has_mask"] = all(mask is not None for mask in masks)
+        if not done["has_mask"]:
+            masks = [np.zeros((size, size), np.uint8)] * len(masks)
+        done["mask"] = np.stack(masks, -1)
+    return done
+
+
+def _decode_mask(
+    path: Path | None, film_shape: tuple[int, ...], size: int, fit: str, trouble: list
+) -> np.ndarray | None:
+    if path is None:
+        return None
+    try:
+        mask = reading.read_radiograph(path)
+    except UserError as error:
+        trouble.append((str(path), _why(error, path)))
+        return None
+    # Databases store masks at another size than films, but of the same field of view.
+    (height, width), (film_height, film_width) = mask.shape, film_shape
+    if abs(height * film_width - width * film_height) > 0.02 * height * film_width:
+        why = f"the mask's {width}x{height} pixels do not lie on a film of {film_width}x"
+        trouble.append((str(path), f"{why}{film_height}"))
+        return None
+    resized = preprocess.resize_mask(mask, size, fit)
+    if not resized.any():
+        trouble.append((str(path), "the mask is empty"))
+        return None
+    return resized
+
+
+def _can_be_text(name: str) -> bool:
+    # Names of files that were packed on another system may hold bytes that are no text.
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _why(error: UserError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")

@@ -1,0 +1,139 @@
+"""Opening prepared films: the right directory for the options, its table, its records."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrjax.data.sets._preparation import (
+    OPTIONS,
+    RECORDS,
+    TABLE,
+    check_options,
+    pixel_options,
+    read_account,
+    record_sizes,
+)
+from cxrjax.data.sets._records import FilmBuilder, PreparedSource
+from cxrjax.data.sets.base import Account
+from cxrjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Prepared films: all of them, before any split.
+
+    Attributes:
+      directory: where they lie.
+      source: random access to the records.
+      table: columns in record order: 'id', 'label' (f32[n, k]), 'has_mask' (bool), 'height',
+        'width' (int64, of the raw film), 'phash' and the data set's own columns as strings.
+      account: of the preparation.
+      stored: the options that decided what was stored, as they turned out.
+    """
+
+    directory: Path
+    source: PreparedSource
+    table: dict[str, np.ndarray]
+    account: Account
+    stored: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able: which preparation this is, for `Films.info`."""
+        return {
+            "prepared": self.directory.name,
+            "fingerprint": self.stored["fingerprint"],
+            "preprocessing": {
+                key: self.stored[key] for key in ("size", "fit", "remove_artifacts")
+            },
+        }
+
+
+def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Prepared:
+    """The films that were prepared with these options.
+
+    Raises:
+      UserError: none were (gives the command), several were, or they are damaged.
+    """
+    directory, stored = _find(builder, options)
+    account = read_account(directory)
+    if record_sizes(directory) != stored.get("records"):
+        raise UserError(
+            f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
+            f"delete {directory} and prepare again"
+        )
+    table = _read_table(directory / TABLE, builder.labels)
+    try:
+        source = PreparedSource(directory / RECORDS / builder.name / str(builder.VERSION))
+    except Exception as error:
+        raise UserError(
+            f"{directory}: its records cannot be opened ({error}); delete it and prepare again"
+        ) from None
+    if not len(source) == len(table["id"]) == account.films_stored:
+        raise UserError(
+            f"{directory}: {len(source)} records, {len(table['id'])} rows in {TABLE}, "
+            f"{account.films_stored} films in the account; delete it and prepare again"
+        )
+    return Prepared(directory, source, table, account, stored)
+
+
+def _find(
+    builder: type[FilmBuilder], options: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    data_dir, size = check_options(options)
+    wanted = pixel_options(size, options)
+    wanted |= {key: options[key] for key in builder.stored}
+    there, fitting = [], []
+    for file in sorted(data_dir.glob(f"{builder.name}-*/{OPTIONS}")):
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError:
+            raise UserError(f"{file} is damaged: delete its folder and prepare again") from None
+        there.append(file.parent.name)
+        if options["prepared"] and file.parent.name != options["prepared"]:
+            continue
+        if all(value == "auto" or stored.get(key) == value for key, value in wanted.items()):
+            fitting.append((file.parent, stored))
+    if len(fitting) > 1 and options.get("raw_dir"):
+        raw_dir = str(Path(options["raw_dir"]).expanduser().resolve())
+        fitting = [f for f in fitting if f[1]["raw_dir"] == raw_dir] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(d.name for d, _ in fitting)
+        raise UserError(
+            f"{data_dir} holds several preparations of {builder.name} that fit: {names}; name one "
+            "with the option 'prepared', or delete the others (each has an account.json)"
+        )
+    del wanted["format"]
+    if options["prepared"]:
+        wanted["prepared"] = options["prepared"]
+    what = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    other = f" (there is: {', '.join(there)})" if there else ""
+    raise UserError(
+        f"{builder.name} is not prepared in {data_dir} with {what}{other}: run "
+        "`python launch.py --mode=prepare` with the same --config and its dataset.raw_dir"
+    )
+
+
+def _read_table(path: Path, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader)
+        columns = dict(zip(header, zip(*reader)))
+    label = np.array(
+        [[float(v) if v else np.nan for v in columns.pop(f"label:{name}")] for name in labels],
+        np.float32,
+    ).T
+    table = {name: np.array(column) for name, column in columns.items()}
+    table["label"] = np.ascontiguousarray(label)
+    for name in ("height", "width"):
+        table[name] = table[name].astype(np.int64)
+    table["has_mask"] = table["has_mask"] == "1"
+    return table

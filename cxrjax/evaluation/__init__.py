@@ -1,0 +1,1 @@
+"""From a restored run to figures, reports and comparisons."""

@@ -1,0 +1,407 @@
+"""Several evaluated runs on the same films: one table, and how sure each difference is.
+
+Everything is read from the evaluations' own files (report.json, predictions.csv, masks.csv). A run
+with several networks contributes each of them. Runs whose configs differ in nothing but the seed
+are one experiment: its figures are means over the runs, with their standard deviation.
+
+The interval of a difference is a paired bootstrap: both sides are computed from the same resamples
+of films (of patients, where they are known), so that what is hard about a film cancels out. With
+several seeds a resample's figure is the mean over the runs. Intervals are about the films; how far
+seeds move a figure is what the standard deviation says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Float32
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cxrjax import tables
+from cxrjax.data import sets
+from cxrjax.errors import UserError
+from cxrjax.evaluation import plots, report
+from cxrjax.evaluation.saved import MULTICLASS, Evaluated, aligned, read, title
+from cxrjax.metrics import bootstrap, decisions, ranking
+from cxrjax.names import suggest
+from cxrjax.training.experiment import MAY_CHANGE, flat
+
+# A field of a member network or of a teacher, and the run's own field that it is a copy of.
+_COPY = re.compile(r"(?:teachers\.\w+\.config|networks\.\w+)\.(.+)")
+# Fields that name another run, or what was found in it: they change with the seed.
+_FOLLOWS = re.compile(r"scheme\.(teachers|workdir|found)|teachers\.\w+\.step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the comparison: one network of one experiment, trained with one seed or several."""
+
+    name: str
+    runs: tuple[Evaluated, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.report["run"]["seed"] for run in self.runs]
+
+    def values(self, figure: str) -> list[float]:
+        """The figure of each run; empty where they do not have it."""
+        found = [run.figures.get(figure) for run in self.runs]
+        return [] if None in found else found
+
+    def mean(self, figure: str) -> float:
+        return float(np.mean(self.values(figure))) if self.values(figure) else float("nan")
+
+    def spread(self, figure: str) -> float:
+        """Standard deviation over the runs (n - 1); NaN for a single one."""
+        values = self.values(figure)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def main(
+    workdirs: str | None, split: str = "test", output: str | None = None,
+    baseline: str | None = None,
+) -> None:
+    """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
+    folders = find_workdirs(workdirs)
+    folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
+    compare(folders, split, folder, baseline=baseline)
+    page = (folder / "comparison.md").read_text()
+    print(page.partition("## Curves")[0].rstrip())
+    print(f"comparison: {folder / 'comparison.md'}")
+
+
+def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
+    """The folders that 'a,b,runs/seed*' means.
+
+    Raises:
+      UserError: fewer than two, one twice, or a pattern that matches nothing.
+    """
+    found: list[pathlib.Path] = []
+    for part in (p.strip() for p in (workdirs or "").split(",")):
+        if not part:
+            continue
+        matches = [part]
+        if glob.has_magic(part):  # runs only: a comparison of before lies beside them
+            matches = sorted(m for m in glob.glob(part)
+                             if any((pathlib.Path(m) / inner).is_dir()
+                                    for inner in ("checkpoints", "evaluation")))
+        if not matches:
+            raise UserError(f"--workdirs: no run matches {part!r}")
+        found += [pathlib.Path(m) for m in matches]
+    resolved = [f.resolve() for f in found]
+    for folder in resolved:
+        if resolved.count(folder) > 1:
+            raise UserError(f"--workdirs names {folder.name} twice")
+    if len(found) < 2:
+        raise UserError("give two runs or more: --workdirs=runs/a,runs/b (patterns may be quoted)")
+    return found
+
+
+def compare(
+    workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
+    baseline: str | None = None,
+) -> dict[str, Any]:
+    """Compares evaluated runs and writes the comparison.
+
+    Args:
+      workdirs: of the runs, each evaluated on `split`.
+      split: 'train', 'val' or 'test'.
+      folder: to write to; made where it is missing.
+      resamples: of the bootstrap.
+      baseline: an entry as the table names it, for differences to it beside those to the best.
+
+    Returns:
+      What is in comparison.json.
+
+    Raises:
+      UserError: a run was not evaluated, or not on the same films, labels, split and masks; there
+        is no such entry.
+    """
+    networks = [network for workdir in workdirs for network in read(workdir, split)]
+    networks = aligned(networks)
+    entries = group(networks)
+    by_name = {entry.name: entry for entry in entries}
+    if baseline is not None and baseline not in by_name:
+        raise UserError(f"--baseline: no entry {baseline!r}" + suggest(baseline, by_name))
+    first = networks[0]
+    counts = bootstrap.resample(len(first.ids), resamples, seed=0, cluster=first.clusters)
+    figures = list(dict.fromkeys(f for run in networks for f in run.figures))
+    result = {
+        "split": split, "split_name": first.report["split_name"], "films": len(first.ids),
+        "intervals": first.report["intervals"],
+        "protocols": {str(n.workdir): n.report["protocol"] for n in networks},
+        "baseline": baseline,
+        "entries": {
+            entry.name: {
+                "workdirs": [str(run.workdir) for run in entry.runs], "seeds": entry.seeds,
+                "network": entry.runs[0].network,
+                "figures": {
+                    f: {"mean": entry.mean(f), "sd": entry.spread(f), "values": entry.values(f)}
+                    for f in figures if entry.values(f)
+                },
+                "difference to the best": {}, "difference to the baseline": {},
+            } for entry in entries
+        },
+        "configs differ in": differences(entries),
+    }
+    samples = {entry.name: sample(entry, counts) for entry in entries}
+    for figure in figures:
+        there = [entry for entry in entries if entry.values(figure)]
+        best = max(there, key=lambda entry: entry.mean(figure))
+        for other, what in ((best, "best"), (by_name.get(baseline), "baseline")):
+            for entry in there if any(other is e for e in there) else ():
+                low, high = bootstrap.difference(
+                    samples[entry.name][figure], samples[other.name][figure]
+                )
+                result["entries"][entry.name][f"difference to the {what}"][figure] = {
+                    what: other.name, "value": entry.mean(figure) - other.mean(figure),
+                    "low": float(low), "high": float(high),
+                }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.json").write_text(json.dumps(tables.finite(result), indent=1) + "\n")
+    plot_roc(folder / "roc.png", entries)
+    if first.report["task"] == "multiclass":
+        plot_confusions(folder / "confusion.png", entries)
+    name = first.report["run"]["config"]["dataset"]["name"]
+    published = getattr(sets.module(name), "PUBLISHED", ())
+    (folder / "comparison.md").write_text(markdown(result, entries, figures, published))
+    return result
+
+
+# --- experiments
+
+
+def settings(run: Evaluated) -> dict[str, Any]:
+    """The fields of a run's config, and how it was evaluated, that make it another experiment.
+
+    Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
+    follows from them: which run a teacher is, and the groups that were found.
+    """
+    found = {}
+    for key, value in flat(run.report["run"]["config"]).items():
+        own = re.sub(r"^(teachers\.\w+\.config\.)+", "", key)  # a teacher has a config of its own
+        seed = own != "dataset.seed" and own.rpartition(".")[2] == "seed"
+        if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):
+            found[key] = value
+    for key in ("checkpoint", "tta", "recalibrated"):  # earlier evaluations do not say all of them
+        found[key] = run.report["run"].get(key) or ""
+    return found
+
+
+def group(networks: Sequence[Evaluated]) -> list[Entry]:
+    """Networks of one name whose runs differ in nothing but the seed, as one entry each."""
+    groups: dict[str, list[Evaluated]] = {}
+    for run in networks:
+        key = json.dumps([run.network, settings(run)], sort_keys=True, default=str)
+        # A second run of one seed says nothing about seeds: it begins an entry of its own.
+        seed = run.report["run"]["seed"]
+        while any(other.report["run"]["seed"] == seed for other in groups.get(key, ())):
+            key += "'"
+        groups.setdefault(key, []).append(run)
+    per_workdir: dict[pathlib.Path, int] = {}
+    for run in networks:
+        per_workdir[run.workdir] = per_workdir.get(run.workdir, 0) + 1
+
+    def names(full: bool) -> list[str]:
+        out = []
+        for runs in groups.values():
+            folders = [str(run.workdir) if full else run.workdir.name for run in runs]
+            name = folders[0]
+            if len(runs) > 1:
+                shared = os.path.commonprefix(folders)
+                name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
+            several = per_workdir[runs[0].workdir] > 1
+            out.append(f"{name}: {runs[0].network}" if several else name)
+        return out
+
+    short = names(full=False)
+    chosen = short if len(set(short)) == len(short) else names(full=True)
+    return [Entry(name, tuple(runs)) for name, runs in zip(chosen, groups.values())]
+
+
+def differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
+    """{field of the config: its value in each entry} for the fields that are not all the same.
+
+    What a network of several, or a teacher, has in common with its run's own field is left out.
+    """
+
+    def telling(fields: Mapping[str, Any]) -> dict[str, Any]:
+        copies = {k: _COPY.fullmatch(k) for k in fields}
+        return {k: v for k, v in fields.items() if not copies[k] or fields.get(copies[k][1]) != v}
+
+    every = [telling(settings(entry.runs[0])) for entry in entries]
+    fields = sorted(set().union(*every))
+    values = {f: [own.get(f, "-") for own in every] for f in fields}
+    return {f: v for f, v in values.items() if any(x != v[0] for x in v)}
+
+
+def sample(
+    entry: Entry, counts: Float32[np.ndarray, "n r"]
+) -> dict[str, Float[np.ndarray, " r"]]:
+    """Each figure of an entry in every resample: the mean over its runs."""
+    every = [_sample_run(run, counts) for run in entry.runs]
+    return {f: np.mean([own[f] for own in every], axis=0) for f in every[0]
+            if all(f in own for own in every)}
+
+
+def _sample_run(run: Evaluated, counts: np.ndarray) -> dict[str, np.ndarray]:
+    areas = bootstrap.auroc(run.labels, run.scores, counts)
+    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.scores))}
+    if run.report["task"] == "multiclass":
+        matrices = bootstrap.confusion(run.labels, run.scores, counts)
+        decided = decisions.confusion_scores(matrices)
+        out |= {title(k): decided[k] for k in MULTICLASS}
+    else:
+        precision = bootstrap.average_precision(run.labels, run.scores, counts)
+        known = ranking.average_precision(run.labels, run.scores)
+        out["macro AP"] = bootstrap.over_labels(precision, known)
+    if run.dice is not None:
+        out["Dice"] = np.mean([bootstrap.mean(d, counts) for d in run.dice.T], axis=0)
+    return out
+
+
+# --- writing
+
+
+def markdown(
+    result: Mapping[str, Any], entries: Sequence[Entry], figures: Sequence[str],
+    published: Sequence[Any],
+) -> str:
+    """The comparison as a page."""
+    best = {f: max((e for e in entries if e.values(f)), key=lambda e, f=f: e.mean(f)).name
+            for f in figures}
+    several = any(len(entry.runs) > 1 for entry in entries)
+    lines = [f"# Comparison on the {result['split']} split", ""]
+    lines += [f"- {', '.join(e.name for e in entries if e.runs[0].report['protocol'] == protocol)}"
+              f": {protocol}" for protocol in dict.fromkeys(result["protocols"].values())]
+    lines += [f"- {result['films']:,} films; 95% intervals: paired {result['intervals']}"]
+    if several:
+        lines += ["- several seeds: mean ± standard deviation over the runs; intervals are about "
+                  "the films, not the seeds"]
+    sizes = {entry.runs[0].report["run"]["image_size"] for entry in entries}
+    if "Dice" in figures and len(sizes) > 1:
+        lines += ["- Dice: each network is scored on masks of its own resolution"]
+    rows = []
+    for entry in entries:
+        seeds = ", ".join(map(str, entry.seeds))
+        cells = []
+        for f in figures:
+            cell = tables.number(entry.mean(f))
+            if len(entry.values(f)) > 1:
+                cell += f" ± {entry.spread(f):.4f}"
+            cells.append(f"**{cell}**" if best[f] == entry.name else cell)
+        rows.append([entry.name, seeds, *cells])
+    lines += ["", *tables.table(["network", "seed" + "s" * several, *figures], rows)]
+    for what, name in (("best", "the best"), ("baseline", result["baseline"])):
+        if name is None:
+            continue
+        lines += ["", f"## Differences to {name}", "",
+                  "Difference and its interval. Without * the films cannot tell the two apart.", ""]
+        rows = []
+        for entry in entries:
+            own = result["entries"][entry.name][f"difference to the {what}"]
+            rows.append([entry.name, *(_difference(own.get(f), what) for f in figures)])
+        lines += tables.table(["network", *figures], rows)
+    lines += ["", "## AUROC by finding", "",
+              *tables.table(["finding", *(e.name for e in entries)], _by_label(entries))]
+    if result["configs differ in"]:
+        lines += ["", "## What else differs between the runs", "",
+                  *tables.table(["config", *(e.name for e in entries)],
+                                [[f, *map(_short, v)]
+                                 for f, v in result["configs differ in"].items()])]
+    lines += ["", "## Curves", "", "![ROC curves](roc.png)"]
+    if entries[0].runs[0].report["task"] == "multiclass":
+        lines += ["", "![Confusion matrices](confusion.png)"]
+    ours = {"split": result["split"], "split_name": result["split_name"],
+            "films": result["films"],
+            "protocol": " / ".join(dict.fromkeys(result["protocols"].values())),
+            "networks": {e.name: {"macro": {f: e.mean(f) for f in figures}} for e in entries}}
+    lines += report.published_tables(ours, published)
+    return "\n".join(lines) + "\n"
+
+
+def _by_label(entries: Sequence[Entry]) -> list[list[str]]:
+    rows = []
+    for label in entries[0].runs[0].report["labels"]:
+        cells = []
+        for entry in entries:
+            every = [r.report["networks"][r.network]["per_label"][label]["AUROC"]
+                     for r in entry.runs]
+            values = [np.nan if v is None else v for v in every]
+            mean = tables.number(float(np.mean(values)))
+            several = len(values) > 1 and np.isfinite(values).all()
+            cells.append(mean + (f" ± {np.std(values, ddof=1):.4f}" if several else ""))
+        rows.append([label, *cells])
+    return rows
+
+
+def _difference(own: Mapping[str, Any] | None, what: str) -> str:
+    if own is None:
+        return "-"
+    if own["low"] == own["high"] == own["value"] == 0:
+        return what
+    star = "*" if own["low"] > 0 or own["high"] < 0 else ""
+    return f"{own['value']:+.4f} ({own['low']:+.4f} to {own['high']:+.4f}){star}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
+    """A panel per label with every entry's ROC curve (one line per seed)."""
+    names = entries[0].runs[0].report["labels"]
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.5 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    colors = matplotlib.colormaps["tab10"](np.arange(len(entries)) % 10)
+    for ax in axes.flat[len(names):]:
+        ax.set_axis_off()
+    for k, (ax, name) in enumerate(zip(axes.flat, names)):
+        for color, entry in zip(colors, entries):
+            areas = []
+            for run in entry.runs:
+                x, y, _ = ranking.roc_curve(run.labels[:, k], run.scores[:, k])
+                ax.plot(x, y, color=color, linewidth=1.2, alpha=0.8)
+                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.scores[:, k : k + 1])[0])
+            ax.plot([], [], color=color, label=tables.number(float(np.mean(areas))))
+        ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
+        ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=name.replace("_", " "))
+        ax.legend(fontsize=8, loc="lower right", title="AUROC", title_fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("1 - specificity")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("sensitivity")
+    handles = [Line2D([], [], color=c, label=e.name) for c, e in zip(colors, entries)]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(entries)),
+                  frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def plot_confusions(path: pathlib.Path, entries: Sequence[Entry]) -> None:
+    """The confusion matrices side by side; of several seeds the mean."""
+    names = entries[0].runs[0].report["labels"]
+    columns = min(3, len(entries))
+    rows = -(-len(entries) // columns)
+    size = 1.4 + 0.95 * len(names)
+    figure = Figure(figsize=(size * columns, size * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(entries):]:
+        ax.set_axis_off()
+    for ax, entry in zip(axes.flat, entries):
+        matrices = [run.report["networks"][run.network]["confusion"] for run in entry.runs]
+        matrix = np.mean(matrices, axis=0) if len(matrices) > 1 else np.asarray(matrices[0])
+        plots.draw_confusion(ax, matrix, names, entry.name)
+    figure.savefig(path, dpi=110)

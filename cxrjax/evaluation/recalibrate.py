@@ -1,0 +1,212 @@
+"""Batch statistics for the films as they are.
+
+A network with batch normalisation is evaluated with running averages of what it saw in training:
+augmented films (turned, so blurred; with black corners), and, where an EMA of the weights is
+evaluated, activations of other weights. `--mode=recalibrate` computes the statistics anew, with the
+weights that are evaluated, on films as they are: those of the training split, or films of one's own
+(another hospital's, say: adaptive batch normalisation, Li et al. 2016, arXiv:1603.04779). Labels
+are not looked at, no weight changes, and the run that it reads stays as it is.
+
+The statistics are those of all films together ("precise" batch normalisation, Wu & Johnson 2021,
+arXiv:2105.07576): the mean of the batches' means, and the mean of their variances plus the variance
+of their means.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from cxrjax.data import films_on_disk
+from cxrjax.errors import UserError
+from cxrjax.evaluation import provenance
+from cxrjax.names import scheme_of
+from cxrjax.training import checkpoint as checkpoints
+from cxrjax.training import steps
+from cxrjax.training.restored import Run, restore
+
+FILMS = 1024  # at most: the statistics of more are the same to a percent
+_FROM_RUN = ("config.json", "metrics.jsonl")
+
+
+def main(
+    workdir: str | None, output: str | None = None, images: str | None = None,
+    checkpoint: str = "best", data_dir: str | None = None,
+) -> int:
+    """`--mode=recalibrate`: writes a run to `output`; status 1 if a film could not be read.
+
+    Args:
+      workdir: of the training.
+      output: workdir of the new run, which is evaluated like any other.
+      images: films of one's own; by default those of the training split.
+      checkpoint: which one to read.
+      data_dir: where the prepared films are now, if they were moved.
+    """
+    if not output:
+        raise UserError("give --output=FOLDER for the recalibrated run: --workdir stays as it is")
+    target = pathlib.Path(output).expanduser()
+    if (target / "checkpoints").exists():
+        raise UserError(f"{target} holds a run already: choose another --output")
+    paths = films_on_disk.find_films(images) if images else []
+    run = restore(workdir, checkpoint)
+    failures: films_on_disk.Failures = []
+    if paths:
+        chosen = [paths[i] for i in _some(len(paths))]
+        side, options = run.config.image_shape[0], run.config.dataset
+        read = films_on_disk.read_all(chosen, side, options, failures)
+        films = ((str(path), ready) for path, _, ready in read)
+        number, source = len(chosen), images
+    else:
+        data = provenance.open_films(run, data_dir)
+        positions = data.splits["train"][_some(len(data.splits["train"]))]
+        films = ((str(i), data.source[int(i)]["image"]) for i in positions)
+        number, source = len(positions), "the training split"
+    states, used = recalibrate(run, whole_batches(films, run.config.batch_size, number))
+    save(run, states, pathlib.Path(workdir), target,
+         f"batch statistics of {used:,} films of {source} as they are")
+    print(f"batch statistics of {used:,} films: {target}. "
+          f"Next: python launch.py --mode=evaluate --workdir={target}")
+    return films_on_disk.report_failures(failures, number)
+
+
+def _some(number: int) -> np.ndarray:
+    """Positions of at most FILMS of `number` films, drawn the same way each time."""
+    order = np.random.default_rng(0).permutation(number)
+    return order[:FILMS]
+
+
+def whole_batches(
+    films: Iterable[tuple[str, UInt8[np.ndarray, "h w 1"]]], size: int, number: int
+) -> Iterator[UInt8[np.ndarray, "b h w 1"]]:
+    """The `number` named films in batches of one size; what is left over is left out.
+
+    Raises:
+      UserError: not even one batch.
+    """
+    shown = tqdm(films, "recalibrating", number, unit="film", disable=None)
+    whole = 0
+    for batch, names in input_pipeline.batches(shown, size):
+        if len(names) == size:
+            whole += 1
+            yield batch["image"]
+        elif not whole:
+            raise UserError(f"{len(names)} films are too few: a batch of the training has {size}")
+    if not whole:
+        raise UserError(f"no films: a batch of the training has {size}")
+
+
+def recalibrate(
+    run: Run, films: Iterator[UInt8[np.ndarray, "b h w 1"]]
+) -> tuple[dict[str, steps.EvalState], int]:
+    """The run's states with new batch statistics, and the number of films that they are of.
+
+    Raises:
+      UserError: none of its networks has batch statistics.
+    """
+    apply = apply_functions(run)
+    if not any(run.states[name].batch_stats for name in apply):
+        raise UserError("no network of this run has batch normalisation: nothing to recalibrate")
+    sums = {
+        name: Statistics(function, run.states[name])
+        for name, function in apply.items() if run.states[name].batch_stats
+    }
+    used = 0
+    for image in films:
+        used += len(image)
+        shown = steps.prepare_eval(run.config, jnp.asarray(image))
+        for own in sums.values():
+            own.add(shown)
+    return {
+        name: state.replace(batch_stats=sums[name].result()) if name in sums else state
+        for name, state in run.states.items()
+    }, used
+
+
+def apply_functions(run: Run) -> dict[str, Callable]:
+    """{network: its apply function}, of the networks that were trained, by the run's own scheme."""
+    config = type(run.config)(_from_scratch(run.config.to_dict()))
+    sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
+    scheme = scheme_of(config)
+    # Shapes only: what is wanted is the functions.
+    fresh = jax.eval_shape(lambda: scheme.init(config, steps.keys_of(0)[0], sample))
+    return {n: s.apply_fn for n, s in fresh.items() if isinstance(s, steps.TrainState)}
+
+
+def _from_scratch(config: Any) -> Any:
+    """The config without the weights that its training began with: they need not be there."""
+    if not isinstance(config, Mapping):
+        return config
+    return {k: "" if k == "init_from" else _from_scratch(v) for k, v in config.items()}
+
+
+class Statistics:
+    """Sums of one network's batch means and variances, and their squares.
+
+    A running average moves by a share of the way to the batch's value. From zero it shows that
+    share of the value; from one it shows the share itself. No layer needs to be asked.
+    """
+
+    def __init__(self, apply: Callable, state: steps.EvalState):
+        params = state.params if state.ema_params is None else state.ema_params
+        self._zero = jax.tree.map(jnp.zeros_like, state.batch_stats)
+
+        @jax.jit
+        def moved(start, image):
+            variables = {"params": params, "batch_stats": start}
+            rngs = {"dropout": jax.random.key(0)}
+            return apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)[1][
+                "batch_stats"
+            ]
+
+        self._moved, self._share = moved, None
+        self._sum = self._squares = self._zero
+        self._count = 0
+
+    def add(self, image: Any) -> None:
+        """Counts one batch f32[B, H, W, C], standardised."""
+        new = self._moved(self._zero, image)
+        if self._share is None:
+            one = self._moved(jax.tree.map(jnp.ones_like, self._zero), image)
+            self._share = jax.tree.map(lambda a, b: 1.0 - (b - a), new, one)
+        value = jax.tree.map(jnp.divide, new, self._share)
+        self._sum = jax.tree.map(jnp.add, self._sum, value)
+        self._squares = jax.tree.map(lambda s, v: s + v * v, self._squares, value)
+        self._count += 1
+
+    def result(self) -> Any:
+        """Mean and variance over all films, as batch_stats."""
+        mean = jax.tree.map(lambda s: s / self._count, self._sum)
+        spread = jax.tree.map(lambda q, m: q / self._count - m * m, self._squares, mean)
+        flat, between = map(flax.traverse_util.flatten_dict, (mean, spread))
+        return flax.traverse_util.unflatten_dict({
+            key: value + jnp.maximum(between[(*key[:-1], "mean")], 0.0)
+            if key[-1] == "var" else value for key, value in flat.items()
+        })
+
+
+def save(
+    run: Run, states: Mapping[str, steps.EvalState], workdir: pathlib.Path, target: pathlib.Path,
+    what: str,
+) -> None:
+    """Writes a workdir with the states as its best checkpoint; `what` goes into its reports."""
+    variables = {}
+    for name, state in states.items():
+        parts = {"params": state.params, "batch_stats": state.batch_stats,
+                 "ema_params": state.ema_params}
+        variables[name] = {k: v for k, v in parts.items() if v is not None}
+    target.mkdir(parents=True, exist_ok=True)
+    checkpoints.save_variables(
+        target, run.config.to_dict(), {**run.meta, "recalibrated": what}, variables, run.step
+    )
+    for name in _FROM_RUN:
+        if (workdir / name).is_file():
+            shutil.copyfile(workdir / name, target / name)

@@ -1,0 +1,246 @@
+"""Reports: the figures of every network of a run as tables, curves and a list of predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cxrjax.evaluation.plots import plot_confusion, plot_curves
+from cxrjax.metrics.ranking import probabilities
+from cxrjax.tables import finite, number, table
+
+
+def write(
+    folder: str | pathlib.Path,
+    report: Mapping[str, Any],
+    ids: Sequence[str],
+    labels: Float[np.ndarray, "n k"],
+    logits: Mapping[str, Float[np.ndarray, "n k"]],
+    published: Sequence[Any] = (),
+    clusters: Mapping[str, np.ndarray | None] | None = None,
+) -> None:
+    """Writes report.md, report.json, predictions.csv and the curves of every network.
+
+    Args:
+      folder: made where it is missing.
+      report: {'run', 'labels', 'task', 'split', 'protocol', 'split_name', 'networks': {name:
+        `judge_network`}}.
+      ids: of the films.
+      labels: of the films.
+      logits: of every network.
+      published: `datasets._published.Published` figures of the data set.
+      clusters: {column: patient or group of each film}, for predictions.csv.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(finite(report), indent=1) + "\n")
+    (folder / "report.md").write_text(markdown(report, published))
+    scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
+    write_predictions(
+        folder / "predictions.csv", ids, report["labels"], scores, labels, clusters
+    )
+    for name, probs in scores.items():
+        plot_curves(folder / f"roc_{name}.png", labels, probs, report["labels"], "roc")
+        plot_curves(folder / f"pr_{name}.png", labels, probs, report["labels"], "pr")
+        if "confusion" in report["networks"][name]:
+            matrix = np.asarray(report["networks"][name]["confusion"])
+            plot_confusion(folder / f"confusion_{name}.png", matrix, report["labels"], name)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One line a network: what a user looks for first."""
+    lines = [f"{report['split']} split, {report['protocol']}"]
+    for name, judged in report["networks"].items():
+        m = judged["macro"]
+        parts = [
+            f"macro AUROC {number(m['macro AUROC'])} (95% {number(m['macro AUROC low'])} to "
+            f"{number(m['macro AUROC high'])}; {m['classes judged']} of {m['classes']} classes)"
+        ]
+        parts += [f"{k} {number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
+        lines.append(f"{name}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
+    """The report as a page; published figures only beside ours where the split is the same."""
+    run = report["run"]
+    lines = [
+        f"# {report['split']} split of {run['workdir']}", "",
+        f"- protocol: {report['protocol']}",
+        f"- checkpoint: {run['checkpoint']}, step {run['step']}, epoch {run['epoch']:.1f}; seed "
+        f"{run['seed']}; {run['image_size']} px; weights from {run['init_from'] or 'scratch'}",
+        f"- trained with {', '.join(f'{k} {v}' for k, v in run['trained_with'].items())}",
+        *_convergence_line(run),
+        f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
+        *([f"- {run['changed']}"] if run.get("changed") else []),
+        *([f"- {run['recalibrated']}"] if run.get("recalibrated") else []),
+        *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
+        *_decision_lines(report), "",
+    ]
+    lines += ["## Networks", "", *_macro_table(report)]
+    for name, judged in report["networks"].items():
+        m = judged["macro"]
+        lines += [
+            "", f"## {name}", "",
+            _means_line(m), "", *_label_table(judged),
+        ]
+        if "confusion" in judged:
+            lines += ["", "Films by truth (row) and answer (column):", "",
+                      *table(["", *report["labels"]],
+                              [[label, *row] for label, row in
+                               zip(report["labels"], judged["confusion"])])]
+        if "masks" in judged:
+            lines += ["", *_mask_table(judged), "",
+                      f"Film by film in masks.csv; the worst ones in masks_{name}.png."]
+    lines += published_tables(report, published)
+    return "\n".join(lines) + "\n"
+
+
+def _decision_lines(report: Mapping[str, Any]) -> list[str]:
+    """How a probability becomes an answer, and a warning where these films chose it."""
+    if report["task"] == "multiclass":
+        lines = ["- answers: the class of the highest probability (F1, precision, sensitivity, "
+                 "specificity, matrix); AUROC and AP: each class against the rest"]
+    else:
+        lines = ["- thresholds: highest F1 on the validation split, applied as they are"]
+    if report["split"] == "val":
+        lines += ["- **too good**: the checkpoint and the thresholds were chosen on these very "
+                  "films"]
+    return lines
+
+
+def _means_line(m: Mapping[str, Any]) -> str:
+    line = (
+        f"Means over the {m['classes judged']} of {m['classes']} classes that could be judged (a "
+        "class without positives, or without negatives, cannot)"
+    )
+    if m.get("classes decided", m["classes judged"]) != m["classes judged"]:
+        line += (f"; F1, sensitivity and specificity over {m['classes decided']}, as the others "
+                 "have no threshold: validation has films of one kind only")
+    if m.get("resamples", 1.0) < 1.0:
+        line += (f"; {m['resamples']:.1%} of the resamples could judge all of them, the interval "
+                 "is of these")
+    return line + "."
+
+
+def _convergence_line(run: Mapping[str, Any]) -> list[str]:
+    if not run.get("convergence"):
+        return []
+    # A record at the very last evaluation: the network was still learning when it was stopped.
+    ended = run.get("trained_for", math.inf)
+    each = ", ".join(
+        f"{name} not before the end at {epoch:.1f}" if epoch >= ended - 1e-6
+        else f"{name} {epoch:.1f}" for name, epoch in run["convergence"].items()
+    )
+    return [f"- convergence (the epoch after which the validation loss hardly ever falls below its "
+            f"best): {each}"]
+
+
+def _macro_table(report: Mapping[str, Any]) -> list[str]:
+    networks = report["networks"]
+    every = dict.fromkeys(k for judged in networks.values() for k in judged["macro"])
+    keys = [k for k in every
+            if not k.endswith((" low", " high")) and not k.startswith(("classes", "resamples"))]
+    rows = []
+    for name, judged in networks.items():
+        m = judged["macro"]
+        cells = [
+            f"{number(m[k])} ({number(m[k + ' low'])} to {number(m[k + ' high'])})"
+            if k + " low" in m else number(m.get(k)) for k in keys
+        ]
+        rows.append([name, *cells])
+    return table(["network", *keys], rows)
+
+
+def _label_table(judged: Mapping[str, Any]) -> list[str]:
+    last = ["AP", "F1", "precision", "sensitivity", "specificity", "threshold"]
+    last = [k for k in last if any(k in f for f in judged["per_label"].values())]
+    rows = [
+        [label, f"{f['positives']:,} of {f['films']:,}", number(f["AUROC"]),
+         f"{number(f['AUROC low'])} to {number(f['AUROC high'])}",
+         *(number(f[k]) for k in last)]
+        for label, f in judged["per_label"].items()
+    ]
+    return table(["finding", "positives", "AUROC", "95% interval", *last], rows)
+
+
+def _mask_table(judged: Mapping[str, Any]) -> list[str]:
+    titles = ["structure", "films with a mask", "Dice", "95% interval", "IoU", "HD95 (pixels)"]
+    rows = [
+        [structure, f["films"], number(f["Dice"]),
+         f"{number(f['Dice low'])} to {number(f['Dice high'])}", number(f["IoU"]),
+         f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
+    ]
+    return table(titles, rows)
+
+
+def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
+    """Published figures: those of our split in a column beside ours, the others apart."""
+    same = [
+        p for p in published
+        if report["split"] == "test" and p.split and p.split == report["split_name"]
+        and p.films == report["films"]
+    ]
+    lines = []
+    if same:
+        keys = list(dict.fromkeys(k for p in same for k in p.figures))
+        rows = [
+            [f"**ours, {name}**", *(number(judged["macro"].get(k, math.nan)) for k in keys),
+             report["protocol"]] for name, judged in report["networks"].items()
+        ]
+        rows += [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+                 for p in same]
+        lines += ["", "## Beside published figures of this split", "",
+                  *table(["result", *keys, "protocol"], rows)]
+    other = [p for p in published if p not in same]
+    if other:
+        keys = list(dict.fromkeys(k for p in other for k in p.figures))
+        rows = [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+                for p in other]
+        lines += [
+            "", "## Published figures on other films", "",
+            f"Not comparable with ours ({report['films']:,} {report['split']} films of the split "
+            f"{report['split_name']!r}), and so in no column with them.", "",
+            *table(["result", *keys, "protocol"], rows),
+        ]
+        detailed = [p for p in other if p.per_label]
+        if detailed:
+            rows = [[label, *(number(p.per_label[label]) for p in detailed)]
+                    for label in detailed[0].per_label]
+            lines += ["", "Their AUROC by finding:", "",
+                      *table(["finding", *(p.name for p in detailed)], rows)]
+    return lines
+
+
+def write_predictions(
+    path: pathlib.Path,
+    ids: Sequence[str],
+    names: Sequence[str],
+    scores: Mapping[str, Float[np.ndarray, "n k"]],
+    labels: Float[np.ndarray, "n k"] | None = None,
+    clusters: Mapping[str, np.ndarray | None] | None = None,
+) -> None:
+    """One row per film and network: id, network, probabilities, labels and patient where given.
+
+    Probabilities are written with all their digits, so that figures made from the file are those
+    of the report.
+    """
+    columns = {c: v for c, v in (clusters or {}).items() if v is not None}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        truth = [f"label {n}" for n in names] if labels is not None else []
+        writer.writerow(["id", "network", *names, *truth, *columns])
+        for network, probs in scores.items():
+            for i, film in enumerate(ids):
+                known = []
+                if labels is not None:
+                    known = ["" if np.isnan(v) else int(v) for v in labels[i]]
+                own = [values[i] for values in columns.values()]
+                writer.writerow([film, network, *map(repr, probs[i].tolist()), *known, *own])

@@ -1,0 +1,1 @@
+"""Where a network looked: heat maps, marked regions, their scores."""

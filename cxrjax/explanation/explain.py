@@ -1,0 +1,219 @@
+"""`--mode=explain`: where a network looked, in pictures, and how well that agrees with boxes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cxrjax.data import films_on_disk, reading, sets
+from cxrjax.data.sets.base import Films
+from cxrjax.errors import UserError
+from cxrjax.evaluation import provenance
+from cxrjax.explanation import gallery, heatmaps
+from cxrjax.explanation import marked as marking
+from cxrjax.explanation.heatmaps import Explanation
+from cxrjax.explanation.options import Options, choose
+from cxrjax.explanation.report import write_report
+from cxrjax.names import suggest
+from cxrjax.training.restored import Run, restore
+
+SHOWN = 3  # findings of a film that stands alone: its most probable ones
+
+
+def main(
+    workdir: str | None, images: str | None = None, checkpoint: str = "best", split: str = "test",
+    data_dir: str | None = None, output: str | None = None, config: Any = None,
+    method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
+    findings: str | None = None, max_films: int = 12, finer: int = 1,
+    spread: bool = False,
+) -> int:
+    """Explains films on disk, else the films of a split; status 1 if a film could not be read.
+
+    Args:
+      config: names another data set with the same labels, whose films are explained instead of
+        those that the run was trained on.
+    """
+    paths = films_on_disk.find_films(images) if images else []
+    run = restore(workdir, checkpoint)
+    options = choose(run, network, method, threshold, findings, max_films, finer, spread)
+    folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
+    folder.mkdir(parents=True, exist_ok=True)
+    if paths:
+        return explain_paths(run, options, paths, folder)
+    if config is not None:
+        films = _other_films(run, config, data_dir)
+    else:
+        films = provenance.open_films(run, data_dir)
+    if split not in films.splits:
+        raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
+    name = _dataset_options(run, config, data_dir)["name"]
+    published = getattr(sets.module(name), "PUBLISHED_BOXES", ())
+    boxes = _boxes(run, config, data_dir)
+    explain_split(run, options, films, boxes, split, folder, published)
+    return 0
+
+
+def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:
+    films = sets.load(_dataset_options(run, config, data_dir))
+    if list(films.labels) != list(run.meta["labels"]):
+        raise UserError(
+            f"the run knows the labels {', '.join(run.meta['labels'])}; the films of --config have "
+            f"{', '.join(films.labels)}"
+        )
+    size = films.source[0]["image"].shape[0]
+    if size != run.config.image_shape[0]:
+        raise UserError(
+            f"the films of --config have {size} pixels, the run takes "
+            f"{run.config.image_shape[0]}: prepare them with "
+            f"--config.dataset.image_size={run.config.image_shape[0]}"
+        )
+    provenance.check_not_trained_on(run, films, "the split of --config is not the run's")
+    return films
+
+
+def _dataset_options(run: Run, config: Any, data_dir: str | None) -> dict[str, Any]:
+    options = (run.config if config is None else config).dataset.to_dict()
+    return {**options, "data_dir": data_dir} if data_dir else options
+
+
+def _boxes(run: Run, config: Any, data_dir: str | None) -> list[tuple[str, str, tuple]]:
+    """The boxes of the data set; none where it has none, which is said."""
+    options = _dataset_options(run, config, data_dir)
+    if not hasattr(sets.module(options["name"]), "boxes"):
+        print(f"{options['name']} has no boxes: pictures, but no scores")
+        return []
+    return sets.boxes(options)
+
+
+def _maps(run: Run, options: Options) -> Any:
+    return heatmaps.make(run, options.network, options.method, options.finer, options.spread)
+
+
+def _how(run: Run, options: Options) -> str:
+    size = run.config.image_shape[0]
+    method = heatmaps.METHODS[options.method] + f" x{options.finer}" * (options.finer > 1)
+    return f"{options.network}, {method}{', spread' * options.spread}, {size} px"
+
+
+def _style(run: Run, options: Options, fit: str) -> gallery.Style:
+    labels = run.meta["labels"]
+    return gallery.Style(labels, _how(run, options), options.threshold, fit)
+
+
+def _most_probable(
+    explanations: Sequence[Explanation], options: Options, number: int
+) -> dict[int, list[int]]:
+    """{finding: the films on its sheet}, the most probable first."""
+    probabilities = np.array([e.probabilities for e in explanations])
+    order = np.argsort(-probabilities, axis=0, kind="stable")[: options.max_films]
+    wanted = range(number) if options.findings is None else options.findings
+    return {k: order[:, k].tolist() for k in wanted}
+
+
+def explain_paths(
+    run: Run, options: Options, paths: Sequence[pathlib.Path], folder: pathlib.Path
+) -> int:
+    """Films on disk: each one's most probable findings, and a sheet for every finding."""
+    failures: films_on_disk.Failures = []
+    compiled = _maps(run, options)
+    side, options_read = run.config.image_shape[0], run.config.dataset
+    read = films_on_disk.read_all(paths, side, options_read, failures)
+    films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
+    named = ((str(path), ready) for path, _, ready in films)
+    size = min(heatmaps.BATCH, len(paths))
+    explanations = list(heatmaps.explain(run, compiled, run.states, named, size))
+    if explanations:
+        shown = [
+            (i, int(k))
+            for i, e in enumerate(explanations)
+            for k in (options.findings or np.argsort(-e.probabilities, kind="stable")[:SHOWN])
+        ]
+        shots = gallery.Gallery(
+            explanations,
+            show=lambda i: reading.read_radiograph(explanations[i].name),
+            sheets=_most_probable(explanations, options, len(run.meta["labels"])),
+            overlays=shown,
+        )
+        fit = run.config.dataset.get("fit", "stretch")
+        note = f"the {options.max_films} most probable of {len(explanations):,} films"
+        if len(explanations) <= options.max_films:
+            note = "most probable film first"
+        sheets = gallery.write_pictures(folder, shots, _style(run, options, fit), note)
+        facts = {"films": len(explanations), "source": "files"}
+        write_report(run, options, folder, facts, sheets, explanations)
+    print(f"{len(explanations):,} films explained: {folder}")
+    return films_on_disk.report_failures(failures, len(paths))
+
+
+def explain_split(
+    run: Run, options: Options, films: Films, boxes: Sequence[tuple[str, str, tuple]],
+    split: str, folder: pathlib.Path, published: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """The films of a split: those with boxes, scored; without boxes the most probable ones.
+
+    Returns:
+      The report as written to explain.json.
+    """
+    fit, size = run.config.dataset.get("fit", "stretch"), run.config.image_shape[0]
+    marked = marking.find_marked(films, boxes, split, fit, size)
+    if boxes and not len(marked.box):
+        raise UserError(
+            f"none of the {len(boxes):,} boxes is on a film of the {split} split that is at hand"
+        )
+    if boxes and options.findings is not None and not any(
+        k in options.findings for _, k in marked.cases
+    ):
+        names = ", ".join(films.labels[k] for k in options.findings)
+        raise UserError(
+            f"--findings: no film of the {split} split has a box of {names} (there are boxes of "
+            f"{', '.join(films.labels[k] for k in sorted({k for _, k in marked.cases}))})"
+        )
+    positions = marked.positions if boxes else films.splits[split]
+    compiled = _maps(run, options)
+
+    def explained(states: Any, what: str) -> list[Explanation]:
+        named = _records(films, positions, what)
+        return list(heatmaps.explain(run, compiled, states, named))
+
+    explanations = explained(run.states, options.network)
+    facts = {
+        "films": len(explanations), "source": split, "protocol": films.info.get("protocol", ""),
+    }
+    if boxes:
+        fresh = explained(heatmaps.fresh_states(run, seed=1), marking.RANDOM_WEIGHTS)
+        number = len(films.labels)
+        systems = marking.judge_all(
+            marked, options.network, explanations, fresh, number, options.threshold
+        )
+        facts |= {
+            "boxes": len(marked.box), "boxes_left_out": marked.left_out,
+            "systems": systems, "published": published,
+        }
+        cases = [c for c in marked.cases if options.findings is None or c[1] in options.findings]
+        sheets = {k: [f for f, g in cases if g == k][: options.max_films] for k in range(number)}
+        note = f"the first {options.max_films} marked films of the {split} split"
+    else:
+        sheets = _most_probable(explanations, options, len(films.labels))
+        note = f"the most probable of {len(explanations):,} films of the {split} split"
+    shots = gallery.Gallery(
+        explanations,
+        show=lambda i: films.source[int(positions[i])]["image"][..., 0],
+        sheets={k: v for k, v in sheets.items() if v},
+        overlays=[(f, k) for k, chosen in sheets.items() for f in chosen],
+        marked=marked if boxes else None,
+    )
+    # The films of a data set are the network's squares already.
+    names = gallery.write_pictures(folder, shots, _style(run, options, "stretch"), note)
+    report = write_report(run, options, folder, facts, names, explanations)
+    print(f"{len(explanations):,} films explained: {folder / 'explain.md'}")
+    return report
+
+
+def _records(films: Films, positions: np.ndarray, what: str) -> Iterator[tuple[str, np.ndarray]]:
+    for position in tqdm(positions, what, unit="film"):
+        record = films.source[int(position)]
+        yield str(record["id"]), record["image"]

@@ -1,0 +1,164 @@
+"""The page of an explanation: the scores of its heat maps beside their controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cxrjax.errors import UserError
+from cxrjax.explanation import heatmaps
+from cxrjax.explanation import marked as marking
+from cxrjax.explanation.heatmaps import Explanation
+from cxrjax.explanation.options import Options
+from cxrjax.metrics import localization
+from cxrjax.metrics.localization import IOBB_THRESHOLDS, IOU_THRESHOLDS, Scores
+from cxrjax.training.restored import Run
+
+
+def write_report(
+    run: Run, options: Options, folder: pathlib.Path, facts: Mapping[str, Any],
+    sheets: Mapping[str, str], explanations: Sequence[Explanation],
+) -> dict[str, Any]:
+    labels = list(run.meta["labels"])
+    systems = facts.get("systems", {})
+    report = {
+        "run": {"step": run.step, "network": options.network, "seed": run.config.seed,
+                "image_size": run.config.image_shape[0]},
+        "method": options.method, "finer": options.finer,
+        "spread": options.spread, "threshold": options.threshold,
+        **{k: v for k, v in facts.items() if k not in ("systems", "published")},
+        "scores": {
+            name: {rule: scores.as_dict(labels) for rule, scores in judged.items()}
+            for name, judged in systems.items()
+        },
+        "published": [dataclasses.asdict(p) for p in facts.get("published", ())],
+        "labels": labels, "sheets": dict(sheets),
+        "probabilities": {e.name: [round(float(p), 6) for p in e.probabilities]
+                          for e in explanations},
+    }
+    (folder / "explain.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "explain.md").write_text(_markdown(report, systems, facts, labels))
+    return report
+
+
+def _markdown(
+    report: Mapping[str, Any], systems: Mapping[str, marking.Judged], facts: Mapping[str, Any],
+    labels: Sequence[str],
+) -> str:
+    run = report["run"]
+    lines = [
+        f"# Where {run['network']} looked", "",
+        f"- {heatmaps.METHODS[report['method']]}; a region is what reaches "
+        f"{report['threshold']:.0%} of its map's maximum"
+        + f"; maps {report['finer']} times as fine as the network's last" * (report["finer"] > 1)
+        + "; heat spread over what a cell sees" * report["spread"],
+        f"- checkpoint at step {run['step']}, seed {run['seed']}, films of {run['image_size']} "
+        "pixels",
+    ]
+    if report.get("protocol"):
+        lines.append(f"- {report['protocol']}; {report['source']} split")
+    if systems:
+        left_out = report["boxes_left_out"]
+        lines += [
+            f"- {report['boxes']:,} boxes on {report['films']:,} films"
+            + (f"; {left_out:,} boxes are on films of other splits, or not at hand" if left_out
+               else ""),
+            "", "## Agreement with the marked boxes", "", *_explanation_of_scores(),
+            "", markdown_table({n: s["largest"] for n, s in systems.items()}, labels),
+            "", "## Means by other rules", "",
+            "What is compared with a marked box where a map has several regions: `largest` is the "
+            "table above; `any` the best of them, so that wrong ones cost nothing (Wang et al. "
+            "2017); `hull` the one box round all.", "", *_rules_table(systems),
+        ]
+    if facts.get("published"):
+        lines += ["", *_published_table(facts["published"])]
+    lines += ["", "## Pictures", ""]
+    lines += [f"- {name.replace('_', ' ')}: ![{name}](<{file}>)"
+              for name, file in report["sheets"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _explanation_of_scores() -> list[str]:
+    return [
+        "Parts of the boxes found: intersection over union (IoU) above a threshold, and "
+        "intersection over the predicted box (IoBB), by the largest region of the finding's map; "
+        "`pointing` is the part of marked films whose highest point lies in a box; `regions` the "
+        "number of regions a map. Controls, on the same boxes:", "",
+        f"- `{marking.OTHER_FINDING}`: the same network's map of a finding, drawn at random, that "
+        "is not marked on the film; a map that shows findings, not merely lungs, beats it",
+        f"- `{marking.RANDOM_WEIGHTS}`: the maps of the same network before any training",
+        f"- `{marking.RANDOM_POSITION}`: boxes of the same sizes as the map's at random places, "
+        "and a random point (expectation over 200 draws)",
+    ]
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    line = "| {} |".format
+    return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
+            *(line(" | ".join(row)) for row in rows)]
+
+
+def _rules_table(systems: Mapping[str, marking.Judged]) -> list[str]:
+    titles = ["system", "rule", *(f"IoU > {t:g}" for t in localization.IOU_THRESHOLDS),
+              *(f"IoBB > {t:g}" for t in localization.IOBB_THRESHOLDS)]
+    rows = []
+    for name, judged in systems.items():
+        for rule, scores in judged.items():
+            mean = scores.mean()
+            rows.append([name, rule, *(f"{v:.3f}" for v in (*mean["iou"], *mean["iobb"]))])
+    return _table(titles, rows)
+
+
+def _published_table(published: Sequence[Any]) -> list[str]:
+    """Figures of others, apart from ours: neither rule nor boxes need be the same."""
+    keys = list(dict.fromkeys(k for p in published for k in p.figures))
+    rows = [
+        [p.name, *(f"{p.figures[k]:.3f}" if k in p.figures else "-" for k in keys), p.protocol]
+        for p in published
+    ]
+    lines = ["## Published figures", "",
+             "Of other networks by other protocols, and so in no column with ours.", "",
+             *_table(["result", *keys, "protocol"], rows)]
+    for p in published:
+        if p.per_label:
+            lines += ["", f"{p.name}, {p.protocol}, by finding: " + ", ".join(
+                f"{name} {value:.3f}" for name, value in p.per_label.items()) + "."]
+    return lines
+
+
+def markdown_table(systems: Mapping[str, Scores], findings: Sequence[str]) -> str:
+    """The scores of several systems (model, randomised weights, random position) in one table.
+
+    One line per finding with boxes and system, then the means; findings without a box are named
+    below it. All systems must have judged the same boxes.
+
+    Raises:
+      UserError: systems that judged different boxes.
+    """
+    tables = list(systems.values())
+    if any((t.boxes != tables[0].boxes).any() for t in tables):
+        raise UserError("systems in one table must be judged on the same boxes")
+    columns = [f"IoU > {t:g}" for t in IOU_THRESHOLDS] + [f"IoBB > {t:g}" for t in IOBB_THRESHOLDS]
+    header = ["finding", "boxes", "system", *columns, "pointing", "regions"]
+    lines = [header, ["---", "---:", "---"] + ["---:"] * (len(header) - 3)]
+
+    def numbers(iou: Any, iobb: Any, pointing: Any, regions: Any) -> list[str]:
+        return [f"{v:.3f}" for v in (*iou, *iobb, pointing)] + [f"{regions:.1f}"]
+
+    seen = np.flatnonzero(tables[0].boxes)
+    for k in seen:
+        for name, t in systems.items():
+            values = numbers(t.iou[k], t.iobb[k], t.pointing[k], t.regions[k])
+            lines.append([findings[k], str(t.boxes[k]), name, *values])
+    for name, t in systems.items():
+        mean = t.mean()
+        label = f"**mean of {mean.pop('findings')}**"
+        lines.append([label, str(t.boxes.sum()), name, *numbers(**mean)])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    unseen = [name for k, name in enumerate(findings) if k not in set(seen.tolist())]
+    return text + (f"\n\nNo box, not judged: {', '.join(unseen)}.\n" if unseen else "\n")

@@ -1,0 +1,1 @@
+"""The window: a film, its findings, and the region that speaks for the chosen one."""

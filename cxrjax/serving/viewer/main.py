@@ -1,0 +1,47 @@
+"""`--mode=view`: a window for looking at films with a trained network."""
+
+from __future__ import annotations
+
+import gc
+
+from cxrjax.errors import UserError
+from cxrjax.serving.viewer.model import Reader, loader
+
+NO_TKINTER = (
+    "this Python has no tkinter, which the window needs: install python3-tk (Debian, Ubuntu), "
+    "python3-tkinter (Fedora) or `brew install python-tk` (macOS), or use --mode=explain"
+)
+
+
+def main(
+    workdir: str | None, images: str | None = None, checkpoint: str = "best",
+    network: str | None = None,
+) -> None:
+    """Opens the window and returns when it is closed.
+
+    A workdir without a checkpoint and a film that cannot be read are messages in the window.
+
+    Raises:
+      UserError: no workdir given, no tkinter, or no screen.
+    """
+    if not workdir:
+        raise UserError("give --workdir=FOLDER of a training")
+    try:
+        import tkinter
+
+        from cxrjax.serving.viewer.window import Window
+    except ImportError as error:
+        if error.name and error.name.strip("_").startswith("tkinter"):
+            raise UserError(NO_TKINTER) from None
+        raise
+    try:
+        root = tkinter.Tk(className="cxrjax")
+    except tkinter.TclError as error:
+        raise UserError(
+            f"no screen to open a window on ({error}): set DISPLAY, or use --mode=explain"
+        ) from None
+    Window(root, Reader(loader(workdir, checkpoint), network), images).run()
+    # Tcl aborts the process if another thread than this one deletes its interpreter, and the
+    # garbage collector runs in any thread.
+    del root
+    gc.collect()

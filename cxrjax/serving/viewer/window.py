@@ -1,0 +1,429 @@
+"""The window: films, findings, and where the network looked."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import queue
+import sys
+import tkinter as tk
+import traceback
+from tkinter import filedialog, ttk
+
+from PIL import ImageTk
+
+from cxrjax.data import films_on_disk
+from cxrjax.errors import UserError
+from cxrjax.explanation import drawing, heatmaps
+from cxrjax.serving.viewer import model
+from cxrjax.serving.viewer.model import Answer, Network, Reader, Reading, View
+from cxrjax.serving.viewer.widgets import (
+    ACCENT,
+    BACKGROUND,
+    BAD,
+    FAINT,
+    INK,
+    LINE,
+    PANEL,
+    RAISED,
+    BusyLine,
+    Button,
+    Choice,
+    Findings,
+    Look,
+    Slider,
+    look_of,
+)
+
+POLL = 30  # milliseconds between two looks at the reader's answers
+FILM_TYPES = [
+    ("Films", "*.png *.jpg *.jpeg *.dcm *.dicom *.PNG *.JPG *.JPEG *.DCM"), ("All files", "*"),
+]
+WELCOME = "Open a film  (Ctrl+O)\nor a folder of films  (Ctrl+D)"
+KEYS = "← →  films     ↑ ↓  findings     B  before/after     H  heat     Ctrl+S  save"
+
+
+class Window:
+    """Shows films as a `Reader` reads them; `run` returns when the user closes it."""
+
+    def __init__(self, root: tk.Tk, reader: Reader, images: str | None = None):
+        self.root, self.reader, self.images = root, reader, images
+        self.look: Look = look_of(root)
+        self.network: Network | None = None
+        self.reading: Reading | None = None
+        self.view = View()
+        self.method = next(iter(heatmaps.METHODS))
+        self.paths: list[pathlib.Path] = []
+        self.at = 0
+        self.message, self.failed = "", False
+        self._no_network = ""
+        # The most probable finding of each film, until the user chooses one.
+        self._follow = True
+        self._ticket = 0
+        self._photo: ImageTk.PhotoImage | None = None
+        self._redraw: str | None = None
+        root.title("cxrjax")
+        root.configure(bg=BACKGROUND)
+        root.report_callback_exception = self._unexpected
+        root.protocol("WM_DELETE_WINDOW", self.close)
+        self._style()
+        self._build()
+        self._bind()
+        px = self.look.px
+        wide = min(root.winfo_screenwidth(), px(1280))
+        high = min(root.winfo_screenheight(), px(800))
+        root.geometry(f"{wide}x{high}")
+        root.minsize(min(wide, px(900)), min(high, px(640)))
+        self.say("restoring the network …")
+        self.busy.set(True)
+        self._poll()
+
+    def run(self) -> None:
+        """Until the window is closed."""
+        self.root.mainloop()
+
+    # --- layout
+
+    def _style(self) -> None:
+        style = ttk.Style(self.root)
+        style.theme_use("clam")
+        style.configure(
+            ".", background=PANEL, foreground=INK, fieldbackground=BACKGROUND, bordercolor=LINE,
+            lightcolor=PANEL, darkcolor=PANEL, troughcolor=BACKGROUND, arrowcolor=INK,
+            insertcolor=INK, selectbackground=ACCENT, selectforeground=BACKGROUND,
+        )
+        style.map(".", background=[("active", RAISED), ("disabled", PANEL)],
+                  foreground=[("disabled", FAINT)])
+        for widget in ("Menu", "Listbox"):  # of the file dialogs
+            self.root.option_add(f"*{widget}.background", BACKGROUND)
+            self.root.option_add(f"*{widget}.foreground", INK)
+        # Where Tk brings its own dialog (X11), hidden files stay hidden. Its variables are there
+        # only once it has been asked for; asked for wrongly it does not open.
+        try:
+            self.root.tk.call("tk_getOpenFile", "-none")
+        except tk.TclError:
+            pass
+        self.root.tk.call("set", "::tk::dialog::file::showHiddenVar", "0")
+
+    def _build(self) -> None:
+        self._build_top()
+        self.busy = BusyLine(self.root, self.look)
+        self.busy.pack(side="top", fill="x")
+        self._build_status()
+        self._build_panel()
+        self.canvas = tk.Canvas(self.root, bg=BACKGROUND, highlightthickness=0)
+        self.canvas.pack(side="left", fill="both", expand=True)
+
+    def _build_top(self) -> None:
+        px, look = self.look.px, self.look
+        top = tk.Frame(self.root, bg=PANEL, padx=px(12), pady=px(9))
+        top.pack(side="top", fill="x")
+        self.open_button = Button(top, look, "Open film", self.ask_film)
+        self.folder_button = Button(top, look, "Open folder", self.ask_folder)
+        self.back_button = Button(top, look, "◀", lambda: self.step(-1))
+        self.position = tk.Label(top, bg=PANEL, fg=FAINT, font=look.font(13), width=9)
+        self.forth_button = Button(top, look, "▶", lambda: self.step(1))
+        self.name = tk.Label(top, bg=PANEL, fg=INK, font=look.font(14, True), anchor="w")
+        self.save_button = Button(top, look, "Save picture", self.ask_save)
+        self.open_button.pack(side="left")
+        self.folder_button.pack(side="left", padx=(px(6), px(20)))
+        self.back_button.pack(side="left")
+        self.position.pack(side="left")
+        self.forth_button.pack(side="left")
+        self.save_button.pack(side="right")
+        self.name.pack(side="left", fill="x", expand=True, padx=px(16))
+
+    def _build_status(self) -> None:
+        px, look = self.look.px, self.look
+        status = tk.Frame(self.root, bg=PANEL, padx=px(14), pady=px(6))
+        status.pack(side="bottom", fill="x")
+        self.status = tk.Label(status, bg=PANEL, fg=FAINT, font=look.font(12), anchor="w")
+        keys = tk.Label(status, bg=PANEL, fg=FAINT, font=look.font(12), text=KEYS)
+        keys.pack(side="right")
+        self.status.pack(side="left", fill="x", expand=True)
+
+    def _build_panel(self) -> None:
+        px, look = self.look.px, self.look
+        panel = tk.Frame(self.root, bg=PANEL, width=px(396), padx=px(16), pady=px(14))
+        panel.pack(side="right", fill="y")
+        panel.pack_propagate(False)
+        self._heading(panel, "FINDINGS").pack(side="top", fill="x")
+        self.about = tk.Label(panel, bg=PANEL, fg=FAINT, font=look.font(11), anchor="w",
+                              justify="left", wraplength=px(364))
+        self.about.pack(side="top", fill="x", pady=(px(2), px(8)))
+        controls = tk.Frame(panel, bg=PANEL)
+        controls.pack(side="bottom", fill="x")
+        self.findings = Findings(panel, look, self.choose)
+        self.findings.pack(side="top", fill="both", expand=True)
+
+        self._heading(controls, "HEAT MAP").pack(side="top", fill="x", pady=(px(10), px(6)))
+        self.methods = Choice(controls, look, list(heatmaps.METHODS.items()), self.choose_method)
+        self.methods.pack(side="top", fill="x", pady=(0, px(6)))
+        self.opacity = Slider(controls, look, "Opacity", self.view.opacity,
+                              lambda v: self.change(opacity=v))
+        self.threshold = Slider(controls, look, "Threshold", self.view.threshold,
+                                lambda v: self.change(threshold=v), low=0.05)
+        self.opacity.pack(side="top", fill="x")
+        self.threshold.pack(side="top", fill="x")
+        shown = tk.Frame(controls, bg=PANEL)
+        shown.pack(side="top", fill="x", pady=(px(8), 0))
+        self.toggles = {
+            "heat": Button(shown, look, "Heat", lambda: self.toggle("heat")),
+            "boxes": Button(shown, look, "Boxes", lambda: self.toggle("boxes")),
+            "masks": Button(shown, look, "Lungs", lambda: self.toggle("masks")),
+            "before_after": Button(shown, look, "Before/after",
+                                   lambda: self.toggle("before_after")),
+        }
+        for column, (name, button) in enumerate(self.toggles.items()):
+            button.configure(padx=px(6))
+            button.grid(row=0, column=column, sticky="ew", padx=(0 if column == 0 else px(4), 0))
+            shown.columnconfigure(column, weight=1)
+            button.set(getattr(self.view, name))
+
+    def _heading(self, parent: tk.Misc, text: str) -> tk.Label:
+        return tk.Label(parent, text=text, bg=PANEL, fg=FAINT, font=self.look.font(11, True),
+                        anchor="w")
+
+    def _bind(self) -> None:
+        root = self.root
+        for keys, action in (
+            ("<Left>", lambda: self.step(-1)), ("<Right>", lambda: self.step(1)),
+            ("<Up>", lambda: self.findings.step(-1)), ("<Down>", lambda: self.findings.step(1)),
+            ("<Control-o>", self.ask_film), ("<Control-d>", self.ask_folder),
+            ("<Control-s>", self.ask_save), ("<b>", lambda: self.toggle("before_after")),
+            ("<h>", lambda: self.toggle("heat")),
+        ):
+            root.bind(keys, lambda _, a=action: a())
+        self.canvas.bind("<Configure>", lambda _: self.redraw())
+
+    # --- what the user does
+
+    def ask_film(self) -> None:
+        """The dialog for one film."""
+        path = filedialog.askopenfilename(
+            parent=self.root, title="Open a film", filetypes=FILM_TYPES, initialdir=self._folder()
+        )
+        if path:
+            self.open(path)
+
+    def ask_folder(self) -> None:
+        """The dialog for a folder."""
+        path = filedialog.askdirectory(
+            parent=self.root, title="Open a folder of films", initialdir=self._folder()
+        )
+        if path:
+            self.open(path)
+
+    def _folder(self) -> str:
+        return str(self.paths[self.at].parent) if self.paths else str(pathlib.Path.cwd())
+
+    def open(self, images: str) -> None:
+        """Opens a film, a folder or a pattern; what is not there is said in the window."""
+        try:
+            self.paths, self.at = films_on_disk.find_films(images), 0
+        except UserError as error:
+            self.say(str(error), failed=True)
+            return
+        self._ask()
+
+    def step(self, by: int) -> None:
+        """Another film of the folder."""
+        if self.paths and 0 <= self.at + by < len(self.paths):
+            self.at += by
+            self._ask()
+
+    def choose(self, finding: int | None) -> None:
+        """Shows the heat map of a finding; None shows the film alone."""
+        self._follow = False
+        self.change(finding=finding, before_after=False)
+        self.toggles["before_after"].set(False)
+
+    def choose_method(self, method: str) -> None:
+        """Computes the heat maps in another way."""
+        self.method = method
+        if self.paths:
+            self._ask()
+
+    def toggle(self, name: str) -> None:
+        """Turns one of `toggles` on or off."""
+        if name == "masks" and not (self.network and self.network.structures):
+            self.say("this network has no decoder: it outlines nothing")
+            return
+        on = not getattr(self.view, name)
+        self.toggles[name].set(on)
+        self.change(**{name: on})
+
+    def change(self, **changes: object) -> None:
+        """Changes the view and draws it."""
+        self.view = dataclasses.replace(self.view, **changes)
+        self.redraw()
+
+    def ask_save(self) -> None:
+        """The dialog for the picture's file."""
+        if self.reading is None or self.network is None:
+            self.say("no film to save a picture of")
+            return
+        name = self.reading.path.stem
+        if self.view.finding is not None and not self.view.before_after:
+            name += "_" + self.network.labels[self.view.finding]
+        path = filedialog.asksaveasfilename(
+            parent=self.root, title="Save the picture", initialfile=f"{name}.png",
+            defaultextension=".png", filetypes=[("Pictures", "*.png *.jpg"), ("All files", "*")],
+            initialdir=str(pathlib.Path.cwd()),
+        )
+        if path:
+            self.save(pathlib.Path(path))
+
+    def save(self, path: pathlib.Path) -> None:
+        """Saves the picture; what goes wrong is said in the window."""
+        assert self.reading is not None and self.network is not None
+        try:
+            model.save(self.reading, self.view, self.network, path)
+        except UserError as error:
+            self.say(str(error), failed=True, keep=True)
+        else:
+            self.say(f"saved {path}")
+
+    def close(self) -> None:
+        """Closes the window; the reader's thread ends with what it is doing."""
+        self.root.destroy()
+        self.reader.close()
+
+    # --- what the reader answers
+
+    def _ask(self) -> None:
+        if self._no_network:
+            self.say(self._no_network, failed=True)
+            return
+        self._ticket += 1
+        path = self.paths[self.at]
+        self.position.configure(text=f"{self.at + 1:,} / {len(self.paths):,}")
+        self.name.configure(text=path.name)
+        self.back_button.enable(self.at > 0)
+        self.forth_button.enable(self.at + 1 < len(self.paths))
+        if self.network is not None:
+            self.say(f"reading {path.name} …")
+        self.busy.set(True)
+        self.reader.open(self._ticket, path, self.method)
+
+    def _poll(self) -> None:
+        try:
+            while True:
+                self._take(self.reader.answers.get_nowait())
+        except queue.Empty:
+            pass
+        self.root.after(POLL, self._poll)
+
+    def _take(self, answer: Answer) -> None:
+        if answer.ticket == 0:
+            self._network_ready(answer)
+        elif answer.ticket == self._ticket:
+            self.busy.set(False)
+            if answer.error:
+                self.reading = None
+                self.findings.set_values(None, None)
+                self.say(answer.error, failed=True)
+            else:
+                self._show(answer.reading)
+
+    def _network_ready(self, answer: Answer) -> None:
+        if answer.error:
+            self.busy.set(False)
+            self.about.configure(text="no network")
+            self._no_network = answer.error
+            self.say(answer.error, failed=True)
+            return
+        self.network = answer.network
+        self.findings.set_names(self.network.labels)
+        self.about.configure(text=f"{self.network.name}: {self.network.about}")
+        self.root.title(f"cxrjax, {self.network.name}")
+        structures = self.network.structures
+        self.toggles["masks"].configure(text=structures[0].capitalize() if structures else "Lungs")
+        self.toggles["masks"].enable(bool(structures))
+        if self.paths:  # a film was asked for while the network was restored
+            return
+        self.busy.set(False)
+        self.say("ready")
+        if self.images:
+            self.open(self.images)
+
+    def _show(self, reading: Reading) -> None:
+        self.reading = reading
+        if self._follow:
+            self.view = dataclasses.replace(self.view, finding=reading.order()[0])
+        self.findings.set_values(reading.explanation.probabilities, self.view.finding)
+        height, width = reading.size
+        self.say(f"{reading.path}   {width} x {height} pixels")
+
+    def say(self, text: str, failed: bool = False, keep: bool = False) -> None:
+        """Shows a message in the status line; a failure also in the film's place.
+
+        Args:
+          keep: leave the film where it is although something failed.
+        """
+        self.message, self.failed = text, failed and not keep
+        self.status.configure(text=text, fg=BAD if failed else FAINT)
+        self.redraw()
+
+    def _unexpected(self, kind: type, error: BaseException, trace: object) -> None:
+        traceback.print_exception(kind, error, trace, file=sys.stderr)
+        self.say(f"{kind.__name__}: {error}", failed=True, keep=True)
+
+    # --- drawing
+
+    def redraw(self) -> None:
+        """Draws soon; many changes in a row (a dragged slider) are drawn once."""
+        if self._redraw is None:
+            self._redraw = self.root.after_idle(self._draw)
+
+    def _draw(self) -> None:
+        self._redraw = None
+        self.canvas.delete("all")
+        wide, high = self.canvas.winfo_width(), self.canvas.winfo_height()
+        px, margin = self.look.px, self.look.px(18)
+        if self.failed or self.reading is None:
+            self._draw_message(wide, high)
+            return
+        head, foot = px(46), px(34)
+        image = model.render(
+            self.reading, self.view, max(64, wide - 2 * margin), max(64, high - head - foot)
+        )
+        self._photo = ImageTk.PhotoImage(image, master=self.root)
+        self.canvas.create_image(wide / 2, head + (high - head - foot) / 2, image=self._photo)
+        text = model.title(self.reading, self.view, self.network.labels)
+        self.canvas.create_text(margin, head / 2, anchor="w", text=text, fill=INK,
+                                font=self.look.font(18, True))
+        self._draw_legend(margin, high - foot / 2)
+
+    def _draw_message(self, wide: int, high: int) -> None:
+        text = self.message if self.failed else WELCOME
+        if not self.failed and (self.paths or self.network is None):
+            text = self.message
+        title = "This cannot be shown" if self.failed else ""
+        middle = high / 2
+        if title:
+            self.canvas.create_text(wide / 2, middle - self.look.px(30), text=title, fill=BAD,
+                                    font=self.look.font(18, True), anchor="s")
+        self.canvas.create_text(
+            wide / 2, middle, text=text, fill=INK if self.failed else FAINT, justify="center",
+            width=max(100, wide - self.look.px(120)), font=self.look.font(15),
+        )
+
+    def _draw_legend(self, x: int, y: int | float) -> None:
+        if self.view.finding is None or self.view.before_after:
+            return
+        px = self.look.px
+        entries = []
+        if self.reading.explanation.heat[self.view.finding].max() <= 0:
+            entries = [("", "nothing on this film speaks for it")]
+        elif self.view.boxes:
+            limit = f"{self.view.threshold:.0%}"
+            entries = [(drawing.PREDICTED, f"heat reaches {limit} of its maximum")]
+        for color, text in entries:
+            if color:
+                self.canvas.create_rectangle(x, y - px(6), x + px(16), y + px(6), outline=color,
+                                             width=px(2))
+                x += px(24)
+            item = self.canvas.create_text(x, y, anchor="w", text=text, fill=FAINT,
+                                           font=self.look.font(12))
+            x = self.canvas.bbox(item)[2] + px(20)

@@ -1,0 +1,32 @@
+"""Figures as text, in one form everywhere: a number, a Markdown table, JSON without nan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table."""
+    line = "| {} |".format
+    return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
+            *(line(" | ".join(str(cell) for cell in row)) for row in rows)]
+
+
+def number(value: float | None) -> str:
+    """A figure with four digits; '-' for one that could not be judged."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def finite(tree: Any) -> Any:
+    """JSON has no nan: null stands for a figure that could not be judged."""
+    if isinstance(tree, Mapping):
+        return {k: finite(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(v) for v in tree]
+    if isinstance(tree, np.generic):
+        tree = tree.item()
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

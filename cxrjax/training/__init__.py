@@ -1,0 +1,1 @@
+"""From films and a config to checkpoints: experiment, losses, optimizers, steps, loop, schemes."""

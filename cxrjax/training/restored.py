@@ -1,0 +1,77 @@
+"""A trained network from its workdir alone, ready to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from cxrjax.errors import UserError
+from cxrjax.names import scheme_of
+from cxrjax.training import checkpoint, steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A restored training.
+
+    Attributes:
+      config: the completed config it was trained with.
+      meta: labels, split, ids trained on, data set facts, versions.
+      states: {network name: EvalState}.
+      step: of the checkpoint.
+      predict: (states, image) -> {name: outputs}, uncompiled, from the scheme.
+    """
+
+    config: Any
+    meta: Mapping[str, Any]
+    states: Mapping[str, steps.EvalState]
+    step: int
+    predict: Any
+
+
+def restore(
+    workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False
+) -> Run:
+    """The run that trained in `workdir`.
+
+    Args:
+      workdir: of the training.
+      which: checkpoint, 'best' or 'latest'.
+      tta: predict the mean over each film and its mirror image.
+
+    Raises:
+      UserError: no workdir, no such checkpoint in it, or a mirror image asked of a network that
+        was not trained on mirrored films.
+    """
+    if not workdir:
+        raise UserError("give --workdir=FOLDER of a training")
+    config, meta, variables, step = checkpoint.restore_variables(workdir, which)
+    # JSON has no tuples; the config had.
+    config = FrozenConfigDict(_tuples(config))
+    states = {
+        name: steps.EvalState(
+            params=tree["params"],
+            batch_stats=tree.get("batch_stats", {}),
+            ema_params=tree.get("ema_params"),
+        )
+        for name, tree in variables.items()
+    }
+    scheme = scheme_of(config)
+    predict = scheme.make_predict(config)
+    if tta:
+        if not config.augment.get("flip"):
+            raise UserError(
+                f"--tta: {workdir} was not trained on mirrored films (config.augment.flip)"
+            )
+        predict = steps.with_mirror(predict)
+    return Run(config, meta, states, step, predict)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

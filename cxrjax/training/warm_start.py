@@ -1,0 +1,95 @@
+"""Initial weights from a file in torch's layout or from another run of ours: `config.init_from`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import logging
+from flax import traverse_util
+
+from cxrjax.errors import UserError
+from cxrjax.models import weights
+from cxrjax.training import checkpoint
+
+
+def load(
+    path: str | pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
+    name: str = "",
+) -> dict[str, Any]:
+    """The initialised `variables` with what `path` has for them; what it has not is logged.
+
+    Args:
+      path: a weights file (see `weights.load_state_dict`), or the workdir of a training: then its
+        best checkpoint, EMA weights where it kept them.
+      model: name of the network.
+      labels: of the network's logits. A head trained on other labels is left as initialised.
+      variables: {params, batch_stats}.
+      name: under which the scheme keeps the network. Of a run with several networks the one of this
+        name is taken, else the one called as `model`.
+
+    Raises:
+      UserError: nothing there, weights of another network, or several and none of these names.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _from_run(path, model, labels, variables, name)
+    return weights.from_torch(model, weights.load_state_dict(path), variables)
+
+
+def _from_run(
+    workdir: pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
+    name: str,
+) -> dict[str, Any]:
+    _, meta, networks, step = checkpoint.restore_variables(workdir, "best")
+    wanted = [name, model.rpartition(":")[2], *(networks if len(networks) == 1 else ())]
+    name = next((n for n in wanted if n in networks), "")
+    if not name:
+        raise UserError(
+            f"config.init_from = {workdir}: the run has several networks, and none is called "
+            f"{' or '.join(repr(n) for n in dict.fromkeys(wanted) if n)} "
+            f"(they are {', '.join(networks)}): take a run of one network"
+        )
+    tree = dict(networks[name])
+    found = {
+        "params": tree.get("ema_params", tree["params"]),
+        "batch_stats": tree.get("batch_stats", {}),
+    }
+    theirs = traverse_util.flatten_dict(found)
+    modules = {key[1] for key in theirs}
+    same_labels = list(meta["labels"]) == list(labels)
+    out, kept, added, missing, wrong = {}, [], [], [], []
+    for key, ours in traverse_util.flatten_dict(dict(variables)).items():
+        out[key] = ours
+        shown = "/".join(key[1:])
+        if key[1].startswith("head") and not same_labels:
+            kept.append(shown)
+        elif key[1] == "decoder" and key[1] not in modules and "encoder" in modules:
+            added.append(shown)
+        elif key not in theirs:
+            missing.append(shown)
+        elif theirs[key].shape != ours.shape:
+            wrong.append(f"{shown} ({theirs[key].shape}, not {ours.shape})")
+        else:
+            out[key] = jnp.asarray(theirs[key])
+    if missing or wrong:
+        faults = [f"missing: {', '.join(missing[:5])}"] * bool(missing)
+        faults += [f"of another shape: {', '.join(wrong[:5])}"] * bool(wrong)
+        raise UserError(
+            f"config.init_from = {workdir}: its network {name!r} is not a {model!r}; "
+            f"{len(missing)} arrays missing, {len(wrong)} of another shape ({'; '.join(faults)})"
+        )
+    logging.warning("%s starts from %s (%s, step %d)", model, workdir, name, step)
+    if kept:
+        logging.warning(
+            "left as initialised, because the run knows other labels (%s): %s",
+            ", ".join(meta["labels"]), ", ".join(kept),
+        )
+    if added:
+        logging.warning(
+            "left as initialised, because the run's network has no decoder: %d arrays, %s, ...",
+            len(added), ", ".join(added[:3]),
+        )
+    return traverse_util.unflatten_dict(out)

@@ -1,0 +1,135 @@
+"""The benchmark: fields and identities of its figures, not speeds."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from cxrjax.benchmarks import benchmark, machine, table, torch_comparison
+from cxrjax.errors import UserError
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="compares with PyTorch: torch is missing")
+
+
+def tiny():
+    config = benchmark.network_config("resnet18", 32, 4, "float32")
+    config.model.update(width=8, depths=(1, 1), small_stem=True)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(benchmark, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "measured_peak", lambda dtype: 1e11)
+
+
+def mutual():
+    config = tiny()
+    own = {"model": config.model.to_dict()}
+    config.scheme = ConfigDict({
+        "name": "mutual", "networks": ("a", "b"), "order": "sequential", "peers": "mean",
+        "kl_weight": 1.0, "temperature": 1.0, "kl_labels": "mean",
+    })
+    config.networks = ConfigDict({"a": own, "b": own})
+    return config
+
+
+def report(row):
+    return {"command": "c", "date": "d", "versions": {"jax": "0"}, "rows": [row], "host": None,
+            "load": 0.0, "cores": 2}
+
+
+def test_a_pair_costs_seven_thirds_of_a_single_step():
+    row = benchmark.measure(mutual().to_dict(), None, None, None, 2, None)
+    assert row["in_single_steps"]["of"] == ["resnet18", "resnet18"]
+    # 7/3 if a backward pass costs two forward ones; the stem's gradient by the films is not needed.
+    assert 2.2 < row["in_single_steps"]["flops"] < 2.5
+    for phase in ("train", "inference"):
+        films = row[phase]["films_per_second"]
+        assert 0 < films["min"] <= films["median"] <= films["max"]
+        assert row[phase]["compile_seconds"] > 0
+    per_step = 4 / row["train"]["films_per_second"]["median"]
+    share = row["train"]["flops"] / per_step / 1e11
+    assert row["train"]["share_of_peak"] == pytest.approx(share, rel=0.35)
+    assert row["train"]["flops"] > 2.5 * row["inference"]["flops"] > 0
+    assert row["memory"]["planned"] > 0
+    page = table.markdown(report(json.loads(json.dumps(row))))
+    assert "In single steps" in page and "4 x 32x32" in page
+
+
+@needs_torch
+def test_torch_gives_the_same_logits_and_the_same_first_step():
+    row = benchmark.measure(tiny().to_dict(), None, None, None, 2, "torch")
+    assert row["logits_difference"] < 1e-4
+    first = row["first_step"]
+    assert first["eager"]["loss"] == pytest.approx(first["ours"]["loss"], rel=1e-3)
+    assert first["eager"]["grad_norm"] == pytest.approx(first["ours"]["grad_norm"], rel=1e-2)
+    for side in row["against"].values():
+        for phase in ("train", "inference"):
+            assert side[phase]["ratio"]["min"] <= side[phase]["ratio"]["max"]
+    page = table.markdown(report(row))
+    assert "Against PyTorch" in page and "do not hold" not in page
+    assert "do not hold" in table.markdown({**report(row), "load": 5.0})
+
+
+@needs_torch
+def test_another_first_step_is_not_compared():
+    class Other:
+        def train(self, count):
+            return 0.70, 1.1
+
+    same = {"loss": 0.70, "grad_norm": 1.0}
+    with pytest.raises(UserError, match="differ"):
+        torch_comparison.check_first_step(same, {"eager": Other()}, "float32")
+
+
+@needs_torch
+def test_what_torch_does_not_do_is_switched_off_and_said():
+    config = tiny()
+    config.augment.rotate = 5.0
+    config.model.drop_path = 0.1
+    with config.unlocked(), config.ignore_type():
+        changed = torch_comparison.equalise(config)
+    assert changed == ["augment.rotate=0.0", "model.drop_path=0.0"]
+    assert config.augment.rotate == config.model.drop_path == 0
+    with pytest.raises(UserError, match="supervised"):
+        torch_comparison.equalise(mutual())
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "convnext_tiny", "conformer_tiny"])
+def test_every_network_equals_its_torch_reference(name):
+    row = benchmark.measure(None, name, 64, 2, 1, "torch")
+    assert row["logits_difference"] < 1e-4
+
+
+def test_turns_alternate():
+    order = []
+    sides = {n: (lambda count, n=n: order.append(n)) for n in "ab"}
+    times = benchmark.take_turns(sides, 3, lambda: None)
+    assert order[-12:] == list("aabb" * 3)  # each turn begins with a step that is not timed
+    assert len(times["a"]) == len(times["b"]) == 3
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"against": "tensorflow"}, "torch"), ({"models": "resnet19"}, "resnet18"),
+    ({"repeats": 0}, "--repeats"),
+])
+def test_mistakes_are_named(change, words, tmp_path):
+    flags = {"config": None, "against": None, "models": None, "size": None, "batch": None,
+             "repeats": 1, "output": str(tmp_path / "b")}
+    with pytest.raises(UserError, match=words):
+        benchmark.main(**{**flags, **change})
+
+
+def test_host_speeds():
+    host = benchmark.measure_host({"dataset": {
+        "name": "tests.toy:", "raw_dir": "", "data_dir": "", "image_size": 16,
+    }}, 0.05)
+    assert host["reading"] > 0 and set(host["remove_bright_artifacts"]) == {"1024", "256"}
+    films = machine.film_like(64, 2)
+    assert films.shape == (2, 64, 64) and films.dtype == np.uint8

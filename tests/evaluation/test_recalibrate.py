@@ -1,0 +1,87 @@
+"""Batch statistics anew: by hand from the films, written as a run, and what cannot be done."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import toy_config
+
+from cxrjax.data import sets
+from cxrjax.errors import UserError
+from cxrjax.evaluation import evaluate, recalibrate
+from cxrjax.training import checkpoint, loop, restored, steps
+from tests import small_run
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A short training on augmented films with an EMA: both spoil the running averages."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = toy_config()
+    config.augment.update(rotate=30.0, brightness=0.3)
+    config.optimizer.ema_decay = 0.9
+    loop.train(config, folder)
+    return folder
+
+
+def first_layer(run, films):
+    """What batch normalisation sees in the toy network: its first convolution's answer."""
+    x = steps.prepare_eval(run.config, jax.numpy.asarray(films))
+    kernel = run.states["create"].ema_params["conv1"]["kernel"]
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_statistics_are_those_of_all_films(workdir, tmp_path):
+    assert recalibrate.main(str(workdir), str(tmp_path / "new")) == 0
+    before, after = restored.restore(workdir), restored.restore(tmp_path / "new")
+    data = sets.load(before.config.dataset.to_dict())
+    films = np.stack([data.source[i]["image"] for i in data.splits["train"]])
+    assert len(films) == 64  # four batches: none is left out
+    seen = np.asarray(first_layer(before, films)).reshape(-1, 8)
+    new = after.states["create"].batch_stats["norm1"]
+    np.testing.assert_allclose(new["mean"], seen.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(new["var"], seen.var(0), rtol=1e-4)
+    old = before.states["create"].batch_stats["norm1"]
+    assert np.abs(old["var"] / new["var"] - 1).max() > 0.05
+    for part in ("params", "ema_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before.states["create"], part),
+                     getattr(after.states["create"], part))
+    assert (after.step, after.config.to_dict()) == (before.step, before.config.to_dict())
+
+
+def test_the_new_run_is_evaluated_like_any_other(workdir, tmp_path):
+    recalibrate.main(str(workdir), str(tmp_path / "new"))
+    report = evaluate.evaluate(tmp_path / "new")
+    assert report["run"]["recalibrated"].startswith("batch statistics of 64 films of the training")
+    page = (tmp_path / "new" / "evaluation" / "test" / "report.md").read_text()
+    assert "- batch statistics of 64 films" in page and "convergence" in page
+    with pytest.raises(UserError, match="holds a run already"):
+        recalibrate.main(str(workdir), str(tmp_path / "new"))
+    # Training there would begin anew and delete what was recalibrated.
+    with pytest.raises(UserError, match="recalibrated run.*another --workdir"):
+        loop.train(toy_config(), tmp_path / "new")
+    assert restored.restore(tmp_path / "new").step == report["run"]["step"]
+
+
+def test_films_of_ones_own(workdir, tmp_path, capsys):
+    (tmp_path / "films").mkdir()
+    for i in range(20):
+        film = np.random.default_rng(i).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(film).save(tmp_path / "films" / f"{i:02d}.png")
+    (tmp_path / "films" / "20.png").write_text("no film")
+    status = recalibrate.main(str(workdir), str(tmp_path / "new"), images=str(tmp_path / "films"))
+    assert status == 1 and "20.png: not a PNG" in capsys.readouterr().err
+    meta = checkpoint.restore_variables(tmp_path / "new")[1]
+    assert meta["recalibrated"].startswith("batch statistics of 16 films of")  # one batch of 16
+    with pytest.raises(UserError, match="are too few: a batch of the training has 16"):
+        recalibrate.main(str(workdir), str(tmp_path / "other"),
+                         images=str(tmp_path / "films" / "0*.png"))
+    with pytest.raises(UserError, match="--output"):
+        recalibrate.main(str(workdir))
+
+
+def test_a_network_without_batch_normalisation_has_nothing_to_recalibrate():
+    with pytest.raises(UserError, match="nothing to recalibrate"):
+        recalibrate.recalibrate(small_run.make(), iter([]))
