@@ -92,7 +92,7 @@ def any_options(learning_rate, **options):
     return optax.sgd(learning_rate)
 
 
-@pytest.mark.parametrize("name", ["optax:sgd", "tests.test_optim:any_options"])
+@pytest.mark.parametrize("name", ["optax:sgd", "tests.training.test_optim:any_options"])
 def test_an_optimizer_by_its_path_gets_the_options_that_it_takes(name):
     schedule, params = {**CONSTANT, "warmup": "2 steps"}, jnp.ones(1)
     options = {**SGD, "name": name, "accumulate": 2, "clip_norm": 1.0, "ema_decay": 0.9}

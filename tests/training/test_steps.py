@@ -133,15 +133,14 @@ def test_batch_size_must_divide():
 SCRIPT = """
 import json, sys
 import jax
-from cxrjax import steps, train
-from cxrjax.schemes import supervised
-from configs import common
+from cxrjax.training import experiment, steps
+from cxrjax.training.schemes import supervised
 from tests import toy
 from tests.training.test_steps import batches, first
-config = common.base("tests.toy:", "tests.toy:create", 16)
+config = experiment.base("tests.toy:", "tests.toy:create", 16)
 config.batch_size, config.train_for = 16, "10 steps"
 config.schedule.warmup = "2 steps"
-config = train.complete(config, toy.load({"films": 96, "image_size": 16, "with_unknown": False}))
+config = experiment.complete(config, toy.load({"films": 96, "image_size": 16, "with_unknown": False}))
 assert jax.device_count() == int(sys.argv[1])
 mesh = steps.make_mesh()
 data = batches(10, 16)

@@ -204,11 +204,11 @@ def test_a_killed_preparation_leaves_nothing_to_read(tmp_path):
     given = options("chestxray14", make_nih(tmp_path / "raw"), tmp_path / "prepared", workers=1)
     script = (
         "import time\n"
-        "from cxrjax import datasets\n"
-        "from cxrjax.datasets import _preparation\n"
+        "from cxrjax.data import sets\n"
+        "from cxrjax.data.sets import _preparation\n"
         "decode = _preparation.decode\n"
         "_preparation.decode = lambda *row: time.sleep(0.2) or decode(*row)\n"
-        f"datasets.prepare({given!r})\n"
+        f"sets.prepare({given!r})\n"
     )
     root = Path(__file__).parents[3]
     child = subprocess.Popen(
@@ -256,7 +256,7 @@ def test_only_one_process_prepares(tmp_path):
 def test_a_data_set_of_ones_own_by_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "my_films.py").write_text(
         "import numpy as np\n"
-        "from cxrjax.datasets.base import Account, Films, describe\n"
+        "from cxrjax.data.sets.base import Account, Films, describe\n"
         "LABELS, TASK, MASKS, DEFAULTS = ('a',), 'multilabel', (), {'count': 6}\n"
         "def prepare(options):\n    return Account('mine', notes=[str(options['count'])])\n"
         "def load(options):\n"

@@ -53,7 +53,7 @@ def short(config):
 def teacher(tmp_path_factory):
     """The workdir of a trained network."""
     workdir = tmp_path_factory.mktemp("teacher")
-    loop.train(short(experiments.base("tests.toy:", "tests.test_distill:plain", 16)), workdir)
+    loop.train(short(experiments.base("tests.toy:", "tests.training.schemes.test_distill:plain", 16)), workdir)
     return str(workdir)
 
 
@@ -61,7 +61,7 @@ def teacher(tmp_path_factory):
 def cohort(tmp_path_factory):
     """The workdir of two networks that taught each other, with a standardisation of their own."""
     workdir = tmp_path_factory.mktemp("cohort")
-    name = "tests.test_distill:plain"
+    name = "tests.training.schemes.test_distill:plain"
     config = short(chestxray14_mutual.get_config(f"{name},{name},data=tests.toy:,size=16"))
     config.normalize.mean = 0.1
     loop.train(config, workdir)
@@ -70,7 +70,7 @@ def cohort(tmp_path_factory):
 
 def experiment(*teachers, **fields):
     config = chestxray14_distill.get_config(
-        "tests.test_distill:plain,data=tests.toy:,size=16,teacher=" + teachers[0]
+        "tests.training.schemes.test_distill:plain,data=tests.toy:,size=16,teacher=" + teachers[0]
     )
     config.scheme.teachers = teachers
     config.scheme.update(fields)

@@ -51,7 +51,7 @@ def cells(num_classes):
     return Classifier(encoder=Cells(), head=PoolHead(num_classes))
 
 
-def experiment(grouping="manual", model="tests.test_grouped:linear", **fields):
+def experiment(grouping="manual", model="tests.training.schemes.test_grouped:linear", **fields):
     config = chestxray14_grouped.get_config(f"{grouping},model={model},data=tests.toy:,size=16")
     config.batch_size = config.eval_batch_size = 16
     config.train_for, config.evaluate_every = "4 steps", "2 steps"
@@ -124,7 +124,7 @@ def test_each_group_is_the_network_trained_alone_on_its_labels():
 def branches():
     """A branched network for three labels, its variables, films, and how it answers."""
     net = models.create(
-        "branched", 3, trunk="tests.test_grouped:cells", positions=PLACES, branch_width=6
+        "branched", 3, trunk="tests.training.schemes.test_grouped:cells", positions=PLACES, branch_width=6
     )
     image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
     variables = jax.jit(net.init)(jax.random.key(0), image)
@@ -171,7 +171,7 @@ def test_any_encoder_can_be_the_trunk(trunk):
 
 
 def test_branches_start_from_the_trunk_of_another_run(tmp_path):
-    config = experiment("branches", "tests.test_grouped:cells")
+    config = experiment("branches", "tests.training.schemes.test_grouped:cells")
     plain = ConfigDict(config.to_dict())
     plain.scheme = ConfigDict({"name": "supervised"})
     plain.train_for = "2 steps"
@@ -215,7 +215,7 @@ def test_groups_are_found_among_the_training_films_alone():
 
 
 def test_groups_are_found_from_what_a_trained_network_looks_for(tmp_path):
-    plain = experiments.base("tests.toy:", "tests.test_grouped:linear", 16)
+    plain = experiments.base("tests.toy:", "tests.training.schemes.test_grouped:linear", 16)
     plain.batch_size = plain.eval_batch_size = 16
     plain.train_for, plain.schedule.warmup = "2 steps", "0 steps"
     loop.train(plain, tmp_path)

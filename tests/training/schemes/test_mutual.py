@@ -187,9 +187,9 @@ def reference_step(cohort, batch, config):
 
 
 THREE = {
-    "b": {"model": {"name": "tests.training.schemes.test_mutual:mlp", "width": 5}, "optimizer": SGD},
-    "a": {"model": {"name": "tests.training.schemes.test_mutual:mlp", "width": 6}, "optimizer": ADAMW},
-    "c": {"model": {"name": "tests.training.schemes.test_mutual:mlp", "width": 5}, "optimizer": ADAMW},
+    "b": {"model": {"name": f"{__name__}:mlp", "width": 5}, "optimizer": SGD},
+    "a": {"model": {"name": f"{__name__}:mlp", "width": 6}, "optimizer": ADAMW},
+    "c": {"model": {"name": f"{__name__}:mlp", "width": 5}, "optimizer": ADAMW},
 }
 
 
@@ -247,8 +247,8 @@ def two_heads(num_classes, *, dropout=0.3):
 
 
 MIXED = {
-    "heads": {"model": {"name": "tests.training.schemes.test_mutual:two_heads"}},
-    "mlp": {"model": {"name": "tests.training.schemes.test_mutual:mlp"}, "optimizer": SGD, "seed": 11},
+    "heads": {"model": {"name": f"{__name__}:two_heads"}},
+    "mlp": {"model": {"name": f"{__name__}:mlp"}, "optimizer": SGD, "seed": 11},
 }
 
 
@@ -294,7 +294,7 @@ def test_without_the_kl_each_network_is_the_one_trained_alone():
 
 
 def test_identical_peers_have_nothing_to_teach_each_other():
-    twin = {"model": {"name": "tests.training.schemes.test_mutual:mlp"}, "seed": 3}
+    twin = {"model": {"name": f"{__name__}:mlp"}, "seed": 3}
     config = complete({"one": twin, "two": twin}, order="simultaneous")
     batches, mesh = make_batch(count=3), steps.make_mesh(jax.devices()[:1])
     states = steps.replicate(mutual.init(config, jax.random.key(0), at(batches, 0)), mesh)
@@ -307,7 +307,7 @@ def test_identical_peers_have_nothing_to_teach_each_other():
 
 
 def test_in_turn_the_second_twin_learns_from_the_first_ones_new_weights():
-    twin = {"model": {"name": "tests.training.schemes.test_mutual:mlp"}, "seed": 3}
+    twin = {"model": {"name": f"{__name__}:mlp"}, "seed": 3}
     config = complete({"one": twin, "two": twin}, order="sequential")
     batch = make_batch()
     states = mutual.init(config, jax.random.key(0), batch)
@@ -390,7 +390,7 @@ def test_one_device_and_eight_agree():
 
 def experiment():
     config = chestxray14_mutual.get_config(
-        "tests.training.schemes.test_mutual:two_heads,tests.test_mutual:mlp,data=tests.toy:,size=16"
+        f"{__name__}:two_heads,tests.training.schemes.test_mutual:mlp,data=tests.toy:,size=16"
     )
     config.batch_size = config.eval_batch_size = 16
     config.train_for, config.evaluate_every = "6 steps", "2 steps"
