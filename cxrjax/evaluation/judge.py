@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cxrjax.metrics import _common, bootstrap, calibration, decisions, ranking
 from cxrjax.metrics.ranking import probabilities
 
-# How the figures of `metrics` are called in reports, and by `datasets/_published.py`.
+# How the figures of `metrics` are called in reports, and by `data/sets/_published.py`.
 _MACRO = {
     "accuracy": "accuracy", "macro_precision": "macro precision", "macro_recall": "macro recall",
     "macro_f1": "macro F1", "calibration_error": "ECE", "brier": "Brier",

@@ -35,7 +35,7 @@ def write(
       ids: of the films.
       labels: of the films.
       logits: of every network.
-      published: `datasets._published.Published` figures of the data set.
+      published: `sets._published.Published` figures of the data set.
       clusters: {column: patient or group of each film}, for predictions.csv.
     """
     folder = pathlib.Path(folder)

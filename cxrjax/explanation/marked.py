@@ -56,7 +56,7 @@ class Marked:
 def find_marked(
     films: Films, boxes: Sequence[tuple[str, str, tuple]], split: str, fit: str, size: int
 ) -> Marked:
-    """The boxes of `datasets.boxes` that lie on films of a split.
+    """The boxes of `sets.boxes` that lie on films of a split.
 
     Args:
       fit: how films became squares of `size` pixels; boxes are moved as the films were.

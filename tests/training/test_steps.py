@@ -140,7 +140,8 @@ from tests.training.test_steps import batches, first
 config = experiment.base("tests.toy:", "tests.toy:create", 16)
 config.batch_size, config.train_for = 16, "10 steps"
 config.schedule.warmup = "2 steps"
-config = experiment.complete(config, toy.load({"films": 96, "image_size": 16, "with_unknown": False}))
+films = toy.load({"films": 96, "image_size": 16, "with_unknown": False})
+config = experiment.complete(config, films)
 assert jax.device_count() == int(sys.argv[1])
 mesh = steps.make_mesh()
 data = batches(10, 16)

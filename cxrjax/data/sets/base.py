@@ -21,7 +21,7 @@ SHOWN = 5  # how many file names an account or an error line prints before "and 
 
 
 class WrongFolder(UserError):
-    """The raw folder is not this data set's; `datasets.prepare` adds what it looks like."""
+    """The raw folder is not this data set's; `sets.prepare` adds what it looks like."""
 
 
 @dataclasses.dataclass(frozen=True)

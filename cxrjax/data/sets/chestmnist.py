@@ -41,7 +41,7 @@ def looks_like(folder: Path) -> bool:
 
 
 def prepare(options: Mapping[str, Any]) -> Account:
-    """Stores the films of the file; see `datasets.prepare`."""
+    """Stores the films of the file; see `sets.prepare`."""
     return _medmnist.prepare(ChestMnist, options, options["file"], _findings)
 
 

@@ -85,7 +85,7 @@ def looks_like(folder: Path) -> bool:
 
 
 def prepare(options: Mapping[str, Any]) -> Account:
-    """Decodes every film of the raw folder; see `datasets.prepare`."""
+    """Decodes every film of the raw folder; see `sets.prepare`."""
     _check_choices(options)
     return prepare_films(ChestXray14, options, scan)
 

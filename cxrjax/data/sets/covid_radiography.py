@@ -66,7 +66,7 @@ def looks_like(folder: Path) -> bool:
 
 
 def prepare(options: Mapping[str, Any]) -> Account:
-    """Decodes every film and mask of the raw folder; see `datasets.prepare`."""
+    """Decodes every film and mask of the raw folder; see `sets.prepare`."""
     _check_choices(options)
     return prepare_films(CovidRadiography, options, scan)
 

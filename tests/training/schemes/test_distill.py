@@ -53,7 +53,8 @@ def short(config):
 def teacher(tmp_path_factory):
     """The workdir of a trained network."""
     workdir = tmp_path_factory.mktemp("teacher")
-    loop.train(short(experiments.base("tests.toy:", "tests.training.schemes.test_distill:plain", 16)), workdir)
+    own = experiments.base("tests.toy:", f"{__name__}:plain", 16)
+    loop.train(short(own), workdir)
     return str(workdir)
 
 

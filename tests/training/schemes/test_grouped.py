@@ -124,7 +124,7 @@ def test_each_group_is_the_network_trained_alone_on_its_labels():
 def branches():
     """A branched network for three labels, its variables, films, and how it answers."""
     net = models.create(
-        "branched", 3, trunk="tests.training.schemes.test_grouped:cells", positions=PLACES, branch_width=6
+        "branched", 3, trunk=f"{__name__}:cells", positions=PLACES, branch_width=6
     )
     image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
     variables = jax.jit(net.init)(jax.random.key(0), image)
