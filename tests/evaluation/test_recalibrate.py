@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import toy_config
 
 from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, recalibrate
 from cxrjax.training import checkpoint, loop, restored, steps
 from tests import small_run
+from tests.training.test_loop import toy_config
 
 
 @pytest.fixture(scope="module")
