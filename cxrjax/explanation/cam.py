@@ -26,25 +26,6 @@ HeadFn = Callable[[Float[Array, "b h w d"]], Float[Array, "b k"]]
 PredictFn = Callable[[Float[Array, "b H W c"]], Float[Array, "b k"]]
 
 
-def cam(
-    features: Float[Array, "b h w d"],
-    kernel: Float[Array, "d k"],
-    bias: Float[Array, " k"] | None = None,
-) -> Float[Array, "b k h w"]:
-    """Class activation maps of a linear head on globally averaged features.
-
-    M_k(y, x) = sum_d kernel[d, k] features(y, x, d) (Zhou et al., CVPR 2016, eq. 2), plus bias_k
-    where a bias is given. The mean of M_k over space, bias included, is the logit of label k.
-    """
-    maps = jnp.einsum(
-        "bhwd,dk->bkhw",
-        features.astype(jnp.float32),
-        kernel.astype(jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return maps if bias is None else maps + bias.astype(jnp.float32)[:, None, None]
-
-
 def logit_gradients(
     head_fn: HeadFn, features: Float[Array, "b h w d"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "k b h w d"]]:
@@ -74,10 +55,11 @@ def _weighted(
 def linear_cam(
     head_fn: HeadFn, features: Float[Array, "b h w d"]
 ) -> tuple[Float[Array, "b k h w"], Float[Array, " b"]]:
-    """CAM of a head that is given as a function, and how far it is from adding up.
+    """Class activation maps of a head, and how far they are from adding up.
 
-    A head that is linear in the map has one gradient everywhere; h w times that gradient is the
-    kernel of `cam` (and, where a head weighs places differently, each place has its own).
+    M_k(y, x) = sum_d kernel[d, k] features(y, x, d) (Zhou et al., CVPR 2016, eq. 2). A head that is
+    linear in the map has one gradient everywhere, and h w times that gradient is the kernel (where
+    a head weighs places differently, each place has its own).
 
     Returns:
       maps, and for each film the largest |mean of the map + head_fn(0) - logit| over the labels: 0
@@ -134,7 +116,7 @@ def occlusion(
     """How much each logit falls when a patch of the film is covered (Zeiler & Fergus, ECCV 2014).
 
     The film is cut into grid x grid cells; the patch is centred on each cell in turn (cut off at
-    the border), so the map lies on the film as a feature map does and `upsample` puts it in place.
+    the border), so the map lies on the film as a feature map does.
 
     Args:
       predict_fn: image -> logits, weights bound, in evaluation mode.
@@ -171,14 +153,6 @@ def occlusion(
     return fall.reshape(grid, grid, batch, -1).transpose(2, 3, 0, 1)
 
 
-def upsample(
-    heatmap: Float[Array, "*batch h w"], size: int | tuple[int, int]
-) -> Float[Array, "*batch H W"]:
-    """Bilinear, with pixel centres half a pixel in (as films are resized), edges held."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return jax.image.resize(heatmap, (*heatmap.shape[:-2], height, width), "linear")
-
-
 def align(
     heatmap: Float[Array, "*batch h w"],
     shift: tuple[int | float, int | float],
@@ -188,7 +162,7 @@ def align(
 
     Args:
       shift: (down, right) in fractions of the map, at most one cell: where what its cells tell of
-        lies, beside where `upsample` puts them.
+        lies, beside where the cells are.
     """
     pad = 2
     padded = jnp.pad(heatmap, [(0, 0)] * (heatmap.ndim - 2) + [(pad, pad)] * 2, mode="edge")
@@ -220,13 +194,6 @@ def spread(heatmap: Float[Array, "*batch h w"], width: float) -> Float[Array, "*
         weight /= n * width * (2 * jnp.pi) ** 0.5
         heatmap = jnp.moveaxis(jnp.moveaxis(heatmap, axis, -1) @ weight, -1, axis)
     return heatmap
-
-
-def normalize(heatmap: Float[Array, "*batch h w"]) -> Float[Array, "*batch h w"]:
-    """Each map to 0..1 between its own minimum and maximum; a constant map to zeros."""
-    low = heatmap.min((-2, -1), keepdims=True)
-    span = heatmap.max((-2, -1), keepdims=True) - low
-    return jnp.where(span > 0, (heatmap - low) / jnp.where(span > 0, span, 1.0), 0.0)
 
 
 def boxes(

@@ -293,7 +293,7 @@ def fresh_states(run: Run, seed: int) -> Any:
 
 
 def enlarge(heat: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "size size"]:
-    """A map on `size` x `size` pixels: `cam.upsample` on the host."""
+    """A map on `size` x `size` pixels, bilinear, pixel centres half a pixel in, edges held."""
     image = Image.fromarray(np.ascontiguousarray(heat, np.float32))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 

@@ -116,17 +116,6 @@ def over_labels(
     return samples[:, known].mean(axis=1)
 
 
-def statistic(
-    function: Callable[[np.ndarray], np.ndarray | float], counts: Float32[np.ndarray, "n r"]
-) -> Real[np.ndarray, "r *s"]:
-    """Any other figure: `function(films)` for the positions of the films of each resample.
-
-    A film that was drawn twice stands twice in `films`. One call per resample: slow for large sets.
-    """
-    films = np.arange(len(counts))
-    return np.stack([np.asarray(function(np.repeat(films, c.astype(int)))) for c in counts.T])
-
-
 def interval(
     samples: Real[np.ndarray, "r *s"], level: float = 0.95
 ) -> tuple[Real[np.ndarray, "*s"], Real[np.ndarray, "*s"]]:

@@ -53,11 +53,6 @@ def positions(groups: Groups, labels: Sequence[str]) -> Positions:
     return tuple(tuple(places[label] for label in group) for group in groups)
 
 
-def split(labels: Float[Array, "*b k"], places: Positions) -> list[Float[Array, "*b _"]]:
-    """The columns of each group, in the order of the group; `merge` is the way back."""
-    return [labels[..., list(group)] for group in places]
-
-
 def merge(group_logits: Sequence[Float[Array, "*b _"]], places: Positions) -> Float[Array, "*b k"]:
     """The groups' logits put side by side in the order of the labels, whatever the grouping.
 

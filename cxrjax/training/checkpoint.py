@@ -158,11 +158,6 @@ class Checkpoints:
         iterator.set_state(restored["data"])
         return _from_tree(states, restored["state"]), restored["meta"]
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
-
     def close(self) -> None:
         """Waits and closes."""
         for manager in self._managers.values():

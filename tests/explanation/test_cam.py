@@ -53,28 +53,36 @@ def network():
     }
 
 
-def test_cam_by_hand():
+def test_linear_cam_by_hand():
     features = jnp.array([[[[1.0, 2.0], [3.0, 0.0]]]])  # one row of two places, two channels
     kernel = jnp.array([[1.0, -1.0, 0.0], [10.0, 0.5, 2.0]])
-    maps = cam.cam(features, kernel)
+    maps, gap = cam.linear_cam(lambda f: f.mean((1, 2)) @ kernel + 5.0, features)
     assert maps.shape == (1, 3, 1, 2)
-    np.testing.assert_allclose(maps[0, :, 0], [[21, 3], [0, -3], [4, 0]])
-    shifted = cam.cam(features, kernel, jnp.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(shifted[0, :, 0], [[22, 4], [2, -1], [7, 3]])
+    np.testing.assert_allclose(maps[0, :, 0], [[21, 3], [0, -3], [4, 0]], atol=1e-5)
+    np.testing.assert_allclose(gap, [0], atol=1e-5)
 
 
-def test_cam_with_bias_averages_to_the_logit(network):
-    maps = cam.cam(network["features"], network["kernel"], network["bias"])
-    logits = network["linear"](network["features"])
-    np.testing.assert_allclose(maps.mean((2, 3)), logits, atol=1e-5)
-    half = cam.cam(network["features"].astype(jnp.bfloat16), network["kernel"], network["bias"])
-    assert half.dtype == jnp.float32
+def test_linear_cam_adds_up_to_the_logit_of_a_linear_head_alone(network):
+    half = network["features"].astype(jnp.bfloat16)
+    for features in (network["features"], half):
+        maps, gap = cam.linear_cam(network["linear"], features)
+        assert maps.dtype == jnp.float32
+        np.testing.assert_allclose(maps, plain_cam(features, network["kernel"]), atol=1e-4)
+        logits = network["linear"](features.astype(jnp.float32))
+        np.testing.assert_allclose(maps.mean((2, 3)) + network["bias"], logits, atol=1e-5)
+        assert gap.max() < 1e-5
+    assert cam.linear_cam(network["curved"], network["features"])[1].min() > 1e-3
+
+
+def plain_cam(features, kernel):
+    """Zhou et al., eq. 2, as it is written."""
+    return np.einsum("bhwd,dk->bkhw", np.asarray(features, float), np.asarray(kernel, float))
 
 
 def test_grad_cam_of_a_linear_head_is_the_positive_part_of_cam(network):
     features = network["features"]
     places = features.shape[1] * features.shape[2]
-    expected = jax.nn.relu(cam.cam(features, network["kernel"])) / places
+    expected = np.maximum(plain_cam(features, network["kernel"]), 0) / places
     actual = cam.grad_cam(network["linear"], features)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
     assert float(expected.max()) > 0.01
@@ -171,17 +179,6 @@ def test_occlusion_defaults_cover_two_cells_with_the_mean():
         covered[np.ix_(rows, cols)] = pixels[b].mean()
         expected = np.einsum("hw,hwk->k", pixels[b] - covered, np.asarray(weights))
         np.testing.assert_allclose(maps[b, :, i, j], expected, atol=1e-4)
-
-
-def test_upsample_by_hand():
-    up = cam.upsample(jnp.array([[0.0, 4.0]]), (1, 4))
-    np.testing.assert_allclose(up, [[0, 1, 3, 4]])  # centres at -.25, .25, .75, 1.25, edges held
-    assert cam.upsample(jnp.zeros((2, 3, 4, 4)), 8).shape == (2, 3, 8, 8)
-
-
-def test_normalize_each_map():
-    maps = jnp.array([[[1.0, 3.0], [2.0, 1.0]], [[5.0, 5.0], [5.0, 5.0]]])
-    np.testing.assert_allclose(cam.normalize(maps), [[[0, 1], [0.5, 0]], [[0, 0], [0, 0]]])
 
 
 def test_boxes_by_hand():

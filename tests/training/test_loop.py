@@ -151,7 +151,8 @@ def test_a_checkpoint_that_is_in_the_way_is_said(tmp_path):
     stream = types.SimpleNamespace(get_state=lambda: {})
     states = {"create": {"params": {"w": np.ones(2)}}}
     checkpoints.save("best", 4, states, stream, {}, {})
-    checkpoints.wait()
+    checkpoints.close()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
     with pytest.raises(UserError, match="step 2 was not saved as 'best': .* holds step 4"):
         checkpoints.save("best", 2, states, stream, {}, {})
     assert checkpoints.forget_best_after(4) == [4]

@@ -9,7 +9,6 @@ a finding away leaves everything else on the film as it was.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -39,8 +38,6 @@ from cxrjax.data.sets.phantom.opacities import (
     nodule,
     pneumonia,
 )
-
-Paint = Callable[[Film], list[np.ndarray]]
 
 
 def atelectasis(rng, anatomy):
