@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from cxrjax.data import films_on_disk
+from cxrjax.data import films_on_disk, input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
 from cxrjax.names import scheme_of
@@ -61,7 +61,7 @@ def main(
     failures: films_on_disk.Failures = []
     if paths:
         chosen = [paths[i] for i in _some(len(paths))]
-        side, options = run.config.image_shape[0], run.config.dataset
+        side, options = run.config.image_shape[0], run.config.dataset.to_dict()
         read = films_on_disk.read_all(chosen, side, options, failures)
         films = ((str(path), ready) for path, _, ready in read)
         number, source = len(chosen), images
@@ -94,7 +94,7 @@ def whole_batches(
     """
     shown = tqdm(films, "recalibrating", number, unit="film", disable=None)
     whole = 0
-    for batch, names in input_pipeline.batches(shown, size):
+    for batch, names in input_pipeline.batches(iter(shown), size):
         if len(names) == size:
             whole += 1
             yield batch["image"]

@@ -120,8 +120,8 @@ def explain_paths(
     """Films on disk: each one's most probable findings, and a sheet for every finding."""
     failures: films_on_disk.Failures = []
     compiled = _maps(run, options)
-    side, options_read = run.config.image_shape[0], run.config.dataset
-    read = films_on_disk.read_all(paths, side, options_read, failures)
+    side, prepared = run.config.image_shape[0], run.config.dataset.to_dict()
+    read = films_on_disk.read_all(paths, side, prepared, failures)
     films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
     named = ((str(path), ready) for path, _, ready in films)
     size = min(heatmaps.BATCH, len(paths))

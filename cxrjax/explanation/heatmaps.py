@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 from scipy import ndimage
 
+from cxrjax.data import input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.explanation import cam
 from cxrjax.metrics import localization, ranking

@@ -20,7 +20,7 @@ from scipy import sparse
 
 
 def resample(
-    films: int, resamples: int = 1000, *, seed: int, cluster: Shaped[np.ndarray, "n"] | None = None
+    films: int, resamples: int = 1000, *, seed: int, cluster: Shaped[np.ndarray, " n"] | None = None
 ) -> Float32[np.ndarray, "n r"]:
     """How often each of `films` films occurs in each resample: f32[films, resamples].
 
@@ -93,8 +93,8 @@ def confusion(
 
 
 def mean(
-    values: Real[np.ndarray, "n"], counts: Float32[np.ndarray, "n r"]
-) -> Real[np.ndarray, "r"]:
+    values: Real[np.ndarray, " n"], counts: Float32[np.ndarray, "n r"]
+) -> Real[np.ndarray, " r"]:
     """The mean of a figure that each film has (its Dice, say) in every resample; NaN left out."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -102,8 +102,8 @@ def mean(
 
 
 def over_labels(
-    samples: Real[np.ndarray, "r k"], value: Real[np.ndarray, "k"]
-) -> Real[np.ndarray, "r"]:
+    samples: Real[np.ndarray, "r k"], value: Real[np.ndarray, " k"]
+) -> Real[np.ndarray, " r"]:
     """The mean over the labels in every resample, over the same labels each time.
 
     Those are the labels whose `value` on all films is known. A resample that cannot judge one of
@@ -117,7 +117,7 @@ def over_labels(
 
 
 def interval(
-    samples: Real[np.ndarray, "r *s"], level: float = 0.95
+    samples: Real[np.ndarray, " r *s"], level: float = 0.95
 ) -> tuple[Real[np.ndarray, "*s"], Real[np.ndarray, "*s"]]:
     """(low, high): the percentile interval; resamples in which the figure is NaN are left out."""
     tail = 100 * (1 - level) / 2
@@ -128,7 +128,7 @@ def interval(
 
 
 def difference(
-    a: Real[np.ndarray, "r *s"], b: Real[np.ndarray, "r *s"], level: float = 0.95
+    a: Real[np.ndarray, " r *s"], b: Real[np.ndarray, " r *s"], level: float = 0.95
 ) -> tuple[Real[np.ndarray, "*s"], Real[np.ndarray, "*s"]]:
     """(low, high) of a - b, both made from the same counts. An interval without 0 is a difference.
 

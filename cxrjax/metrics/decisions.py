@@ -50,7 +50,7 @@ def choose_thresholds(
 def at_thresholds(
     labels: Real[np.ndarray, "n k"],
     scores: Real[np.ndarray, "n k"],
-    thresholds: Real[np.ndarray, "k"],
+    thresholds: Real[np.ndarray, " k"],
 ) -> dict[str, np.ndarray]:
     """What calling a film positive at score >= threshold gives, for each label.
 
@@ -116,7 +116,7 @@ def one_of_n(
 
 
 def confusion_matrix(
-    truth: Integer[np.ndarray, "n"], answer: Integer[np.ndarray, "n"], classes: int
+    truth: Integer[np.ndarray, " n"], answer: Integer[np.ndarray, " n"], classes: int
 ) -> np.ndarray:
     """i64[classes, classes]: films by truth (row) and answer (column)."""
     return np.bincount(truth * classes + answer, minlength=classes**2).reshape(classes, classes)

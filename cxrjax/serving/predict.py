@@ -40,7 +40,7 @@ def predict_paths(
     names = picture_names(paths)
 
     def films():
-        side, options = run.config.image_shape[0], run.config.dataset
+        side, options = run.config.image_shape[0], run.config.dataset.to_dict()
         read = read_all(paths, side, options, failures)
         for path, film, ready in tqdm(read, "reading", len(paths), unit="film", disable=None):
             if cleaned is not None:

@@ -42,7 +42,7 @@ def masked_mean(
     return total / jnp.maximum(jnp.sum(where, axis=axis), 1)
 
 
-def batch_mean(loss: Float[Array, "b"], weight: Float[Array, "b"]) -> Float[Array, ""]:
+def batch_mean(loss: Float[Array, " b"], weight: Float[Array, " b"]) -> Float[Array, ""]:
     """Weighted mean over the films of a batch: sum(weight * loss) / sum(weight).
 
     A film of weight 0 (padding) counts nothing whatever its loss is; if all weights are 0 the mean
@@ -57,7 +57,7 @@ def batch_mean(loss: Float[Array, "b"], weight: Float[Array, "b"]) -> Float[Arra
 def bce(
     logits: Float[Array, "b k"],
     labels: Float[Array, "b k"],
-    pos_weight: Float[Array, "k"] | Number | None = None,
+    pos_weight: Float[Array, " k"] | Number | None = None,
 ) -> Float[Array, "b k"]:
     """Binary cross-entropy  -(w y ln s(z) + (1 - y) ln(1 - s(z))),  s the sigmoid.
 
@@ -123,9 +123,9 @@ def focal(
 def softmax_ce(
     logits: Float[Array, "b k"],
     labels: Float[Array, "b k"],
-    class_weights: Float[Array, "k"] | Number | None = None,
+    class_weights: Float[Array, " k"] | Number | None = None,
     label_smoothing: Number = 0.0,
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """Cross-entropy  -sum_k w_k y'_k ln softmax(z)_k  with  y' = (1 - e) y + e / K.
 
     Label smoothing e: Szegedy et al., CVPR 2016. Weights and smoothing combine as in torch's
@@ -145,7 +145,7 @@ def softmax_ce(
 
 def kl_softmax(
     p_logits: Float[Array, "b k"], q_logits: Float[Array, "b k"], temperature: Number = 1.0
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """KL(p || q) = sum_k p_k ln(p_k / q_k) of each film, p and q the softmax of logits / T.
 
     In mutual learning (Zhang et al., CVPR 2018, eq. 5) the network being trained is q and its peer
@@ -175,7 +175,7 @@ def distill_softmax(
     student_logits: Float[Array, "b k"],
     teacher_logits: Float[Array, "b k"],
     temperature: Number = 1.0,
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """Soft-target loss  -T^2 sum_k p_k ln q_k  (Hinton et al. 2015, section 2).
 
     p = softmax(teacher / T) and q = softmax(student / T). T^2 keeps the size of the gradient as T
@@ -199,7 +199,7 @@ def distill_sigmoid(
 def dice_loss(
     probabilities: Float[Array, "b h w m"],
     mask: Float[Array, "b h w m"],
-    has_mask: Bool[Array, "b"] | None = None,
+    has_mask: Bool[Array, " b"] | None = None,
     epsilon: Number = 1e-6,
 ) -> Float[Array, "b m"]:
     """Soft Dice loss  1 - (2 |A.B| + e) / (|A| + |B| + e)  of each film and structure.
@@ -231,13 +231,13 @@ class Loss:
     tasks: Callable[[Mapping, Mapping], TaskLosses]
     weights: Mapping[str, float]
 
-    def __call__(self, outputs: Mapping, batch: Mapping) -> tuple[Float[Array, "b"], dict]:
+    def __call__(self, outputs: Mapping, batch: Mapping) -> tuple[Float[Array, " b"], dict]:
         losses = self.tasks(outputs, batch)
         logs = {f"loss_{task}": batch_mean(x, batch["weight"]) for task, x in losses.items()}
         return sum(self.weights[task] * x for task, x in losses.items()), logs
 
 
-def present(batch: Mapping) -> dict[str, Float[Array, "b"]]:
+def present(batch: Mapping) -> dict[str, Float[Array, " b"]]:
     """Which tasks each film has, 1.0 or 0.0: 'class' (a known label) and 'dice' (a mask)."""
     known = jnp.any(~jnp.isnan(batch["label"]), axis=-1)
     has_mask = batch["has_mask"] if "has_mask" in batch else jnp.zeros_like(known)

@@ -194,7 +194,8 @@ def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
     """
     film = read_radiograph(path)
     cleaned = artifacts.remove_bright_artifacts(film)
-    ready = films_on_disk.as_prepared(film, run.config.image_shape[0], run.config.dataset)
+    options = run.config.dataset.to_dict()
+    ready = films_on_disk.as_prepared(film, run.config.image_shape[0], options)
     (explanation,) = heatmaps.explain(run, compiled, run.states, [(str(path), ready)], 1)
     longest = min(LONGEST, max(film.shape))
     return Reading(

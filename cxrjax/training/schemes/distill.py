@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxrjax.errors import UserError
-from cxrjax.names import suggest
+from cxrjax.names import scheme_of, suggest
 from cxrjax.training import losses, restored, steps
 from cxrjax.training.schemes import supervised
 from cxrjax.training.schemes._answers import mean_probability
