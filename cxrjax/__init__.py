@@ -1,3 +1,3 @@
 """cxrjax: train, judge and explain classifiers of chest radiographs in JAX and Flax."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

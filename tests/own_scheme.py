@@ -23,8 +23,12 @@ def make_step(config):
     return step
 
 
+def make_models(config):
+    return {"mixup": steps.make_model(config, dict(config.model))}
+
+
 def make_predict(config):
-    model = steps.make_model(config, dict(config.model))
+    model = make_models(config)["mixup"]
 
     def predict(states, image):
         image = steps.prepare_eval(config, image)

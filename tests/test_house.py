@@ -96,6 +96,33 @@ def test_the_rooms_are_those_of_the_design():
     assert not {path: n for path, n in lines.items() if n > 450}
 
 
+def tree(package=PACKAGE):
+    """The package by folders, in the order of the rooms: each with what its docstring says first.
+
+    A folder's line ends without its full stop; modules of the package itself share the last lines.
+    """
+    def first_line(path):
+        return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].rstrip(".")
+
+    def order(path):
+        parts = path.parent.relative_to(package).parts
+        return (ROW[parts[0]] if parts else -1, parts)
+
+    lines = []
+    for path in sorted(package.rglob("__init__.py"), key=order):
+        parts = path.parent.relative_to(package.parent).parts
+        name = "  " * (len(parts) - 1) + parts[-1] + "/"
+        lines.append(f"    {name:<18} {first_line(path)}" if parts[1:] else f"    {name}")
+    for path in sorted(package.glob("[!_]*.py"), key=lambda p: (-ROW[p.stem], p)):
+        lines.append(f"      {path.name:<16} {first_line(path)}")
+    return "\n".join(lines)
+
+
+def test_the_readme_shows_the_tree_of_the_disk():
+    text = (PACKAGE.parent / "README.md").read_text()
+    assert tree() in text, f"the picture in README.md should be\n\n{tree()}\n"
+
+
 @pytest.mark.parametrize("library, allowed", [
     ("tensorflow_datasets", {"data/sets", "data/input_pipeline.py"}),
     ("grain", {"data/input_pipeline.py"}),

@@ -1,4 +1,4 @@
-"""What the README says is tried here, so that none of it becomes untrue."""
+"""What the README and docs/extending.md say is tried here, so that none of it becomes untrue."""
 
 import json
 import pathlib
@@ -9,19 +9,18 @@ import sys
 import pytest
 
 from cxrjax import cli
+from cxrjax.names import load_config_file
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+EXTENDING = (ROOT / "docs/extending.md").read_text()
+PAGES = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md"))
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-
-
-def own_files():
+def own_files(text=EXTENDING):
     """{path: code} of the complete examples, which name their file in the first line."""
     found = {}
-    for code in blocks("python"):
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         name = re.match(r"# (my_lab/\w+\.py)\n", code)
         if name:
             found[name[1]] = code
@@ -60,17 +59,33 @@ def test_the_scheme_is_the_one_that_is_tested():
     assert own_files()["my_lab/mixup.py"] == f"# my_lab/mixup.py\n{tested}"
 
 
-def test_commands_name_configs_and_modes_that_exist():
-    commands = re.findall(r"launch\.py (--[^&`\n]+)", TEXT)
-    assert len(commands) > 5
+def test_the_readme_shows_one_of_the_files_that_are_tested(lab, monkeypatch):
+    shown = own_files(TEXT)
+    assert shown and shown.items() <= own_files().items()
+    (argument,) = re.findall(r"--config=configs/phantom\.py:(my_lab\S+)", TEXT)
+    monkeypatch.syspath_prepend(lab)
+    config = load_config_file(ROOT / "configs/phantom.py")(argument)
+    assert config.model.name == argument and config.model.width == 16
+
+
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) < 250
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_configs_and_modes_that_exist(page):
+    commands = re.findall(r"(?:launch\.py|cxrjax) (--[^&`|\n]+)", page.read_text())
+    assert page.name != "README.md" or len(commands) > 5
     for command in commands:
         mode = re.search(r"--mode=(\w+)", command)
         assert mode is None or mode[1] in cli.MODES, command
-        config = re.search(r"--config=([\w/]+\.py)", command)
-        if config and not config[1].startswith("my_lab"):
+        config = re.search(r"--config=(configs/\w+\.py)", command)
+        if config and not re.search("/[A-Z]+\\.py", config[1]):  # a name to be put in
             assert (ROOT / config[1]).is_file(), command
 
 
-def test_pictures_exist():
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT):
-        assert (ROOT / path).is_file(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page):
+    for path in re.findall(r"\[[^]]*\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not path.startswith("http"):
+            assert (page.parent / path).exists(), path

@@ -1,1 +1,1 @@
-"""How fast training and inference are, alone and against the same network in PyTorch."""
+"""How fast training and inference are, alone and against PyTorch."""

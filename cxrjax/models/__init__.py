@@ -1,4 +1,4 @@
-"""Networks by name: `create("densenet121", 14, dtype="bfloat16")`."""
+"""Networks by name, a file per family: `create("densenet121", 14, dtype="bfloat16")`."""
 
 import lazy_loader
 

@@ -1,1 +1,1 @@
-"""From films and a config to checkpoints: experiment, losses, optimizers, steps, loop, schemes."""
+"""From films and a config to checkpoints: losses, optimizers, steps, the loop."""

@@ -1,4 +1,7 @@
-"""Data sets by name: `prepare(options)` reads the raw films once, `load(options)` opens them."""
+"""Data sets by name, one file each: labels, preparation, splits and their traps.
+
+`prepare(options)` reads the raw films once, `load(options)` opens them.
+"""
 
 import lazy_loader
 

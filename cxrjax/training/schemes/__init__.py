@@ -1,1 +1,1 @@
-"""How states are updated: one file per training scheme (see `steps.py` for the contract)."""
+"""How states are updated, one file each: supervised, mutual, distill, grouped, multitask."""

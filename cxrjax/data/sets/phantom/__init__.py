@@ -1,4 +1,4 @@
-"""The data set phantom: synthetic films, see `dataset`."""
+"""Synthetic films with findings, lung masks and boxes, drawn from a seed."""
 
 from cxrjax.data.sets.phantom.dataset import (
     DEFAULTS,
