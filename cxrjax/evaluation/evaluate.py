@@ -32,7 +32,7 @@ def predict_split(
     positions, size = films.splits[split], run.config.eval_batch_size
     batches = input_pipeline.eval_batches(films, positions, size, run.config.threads)
     total = -(-len(positions) // size)
-    bar = tqdm(batches, total=total, desc=split, unit="batch")
+    bar = tqdm(batches, total=total, desc=split, unit="batch", disable=None)
     reduce = segmentation.score_batch if films.masks else None
     return steps.predict_all(predict, run.states, iter(bar), mesh, reduce)
 

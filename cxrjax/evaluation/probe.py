@@ -150,7 +150,8 @@ def ask(run: Run, films: Films, split: str, masker: Run) -> Answers:
     chosen, truth = [], 0
     logits: dict[str, dict[str, list[np.ndarray]]] = {}
     examples: dict[str, list[np.ndarray]] = {}
-    for batch, ids in tqdm(batches, total=-(-len(positions) // size), desc="probe", unit="batch"):
+    number = -(-len(positions) // size)
+    for batch, ids in tqdm(batches, "probe", number, unit="batch", disable=None):
         image, real = batch["image"], np.arange(size) < len(ids)
         known = np.asarray(batch.get("has_mask", np.zeros(size)), bool)
         lungs = np.zeros(image.shape[:3], bool)

@@ -133,19 +133,7 @@ def recalibrate(
 
 def apply_functions(run: Run) -> dict[str, Callable]:
     """{network: its apply function}, of the networks that were trained, by the run's own scheme."""
-    config = type(run.config)(_from_scratch(run.config.to_dict()))
-    sample = {"image": np.zeros((1, *config.image_shape), np.uint8)}
-    scheme = scheme_of(config)
-    # Shapes only: what is wanted is the functions.
-    fresh = jax.eval_shape(lambda: scheme.init(config, steps.keys_of(0)[0], sample))
-    return {n: s.apply_fn for n, s in fresh.items() if isinstance(s, steps.TrainState)}
-
-
-def _from_scratch(config: Any) -> Any:
-    """The config without the weights that its training began with: they need not be there."""
-    if not isinstance(config, Mapping):
-        return config
-    return {k: "" if k == "init_from" else _from_scratch(v) for k, v in config.items()}
+    return {n: m.apply for n, m in scheme_of(run.config).make_models(run.config).items()}
 
 
 class Statistics:

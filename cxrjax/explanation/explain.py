@@ -31,11 +31,37 @@ def main(
     findings: str | None = None, max_films: int = 12, finer: int = 1,
     spread: bool = False,
 ) -> int:
-    """Explains films on disk, else the films of a split; status 1 if a film could not be read.
+    """`--mode=explain`; status 1 if a film could not be read."""
+    report, failures = explain(
+        workdir, images, checkpoint, split, data_dir, output, config, method, threshold, network,
+        findings, max_films, finer, spread,
+    )
+    return films_on_disk.report_failures(failures, len(failures) + report.get("films", 0))
+
+
+def explain(
+    workdir: str | None, images: str | None = None, checkpoint: str = "best", split: str = "test",
+    data_dir: str | None = None, output: str | None = None, config: Any = None,
+    method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
+    findings: str | None = None, max_films: int = 12, finer: int = 1,
+    spread: bool = False,
+) -> tuple[dict[str, Any], films_on_disk.Failures]:
+    """Explains films on disk, else the films of a split, in pictures and scores.
 
     Args:
+      workdir: of the training.
+      images: file, folder or pattern; None for the films of the split.
+      checkpoint: 'best' or 'latest'.
+      split: 'train', 'val' or 'test'.
+      data_dir: where the prepared films are now, if they were moved.
+      output: folder to write to; by default workdir/explain.
       config: names another data set with the same labels, whose films are explained instead of
         those that the run was trained on.
+      method, threshold, network, findings, max_films, finer, spread: see `options.Options`.
+
+    Returns:
+      The report as written to explain.json ({} where no film could be read), and the films that
+      could not be read.
     """
     paths = films_on_disk.find_films(images) if images else []
     run = restore(workdir, checkpoint)
@@ -53,8 +79,7 @@ def main(
     name = _dataset_options(run, config, data_dir)["name"]
     published = getattr(sets.module(name), "PUBLISHED_BOXES", ())
     boxes = _boxes(run, config, data_dir)
-    explain_split(run, options, films, boxes, split, folder, published)
-    return 0
+    return explain_split(run, options, films, boxes, split, folder, published), []
 
 
 def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:
@@ -116,8 +141,9 @@ def _most_probable(
 
 def explain_paths(
     run: Run, options: Options, paths: Sequence[pathlib.Path], folder: pathlib.Path
-) -> int:
+) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Films on disk: each one's most probable findings, and a sheet for every finding."""
+    report: dict[str, Any] = {}
     failures: films_on_disk.Failures = []
     compiled = _maps(run, options)
     side, prepared = run.config.image_shape[0], run.config.dataset.to_dict()
@@ -144,9 +170,9 @@ def explain_paths(
             note = "most probable film first"
         sheets = gallery.write_pictures(folder, shots, _style(run, options, fit), note)
         facts = {"films": len(explanations), "source": "files"}
-        write_report(run, options, folder, facts, sheets, explanations)
+        report = write_report(run, options, folder, facts, sheets, explanations)
     print(f"{len(explanations):,} films explained: {folder}")
-    return films_on_disk.report_failures(failures, len(paths))
+    return report, failures
 
 
 def explain_split(
@@ -214,6 +240,6 @@ def explain_split(
 
 
 def _records(films: Films, positions: np.ndarray, what: str) -> Iterator[tuple[str, np.ndarray]]:
-    for position in tqdm(positions, what, unit="film"):
+    for position in tqdm(positions, what, unit="film", disable=None):
         record = films.source[int(position)]
         yield str(record["id"]), record["image"]

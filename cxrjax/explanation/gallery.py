@@ -131,7 +131,7 @@ def write_pictures(
     by_film: dict[int, list[int]] = {}
     for film, finding in gallery.overlays:
         by_film.setdefault(film, []).append(finding)
-    for film, findings in tqdm(by_film.items(), "overlays", unit="film"):
+    for film, findings in tqdm(by_film.items(), "overlays", unit="film", disable=None):
         pixels = gallery.show(film)
         for k in findings:
             path = folder / "overlays" / style.labels[k] / f"{stems[film]}.png"

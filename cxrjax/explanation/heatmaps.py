@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 from scipy import ndimage
 
@@ -59,16 +58,10 @@ def choose_network(run: Run, network: str | None = None) -> str:
     Raises:
       UserError: the run has no such answer, or it does not know all labels.
     """
-    image = jax.ShapeDtypeStruct((1, *run.config.image_shape), np.uint8)
-    shapes = jax.eval_shape(run.predict, run.states, image)
-    labels = len(run.meta["labels"])
-    known = [n for n, out in shapes.items() if out["logits"].shape[-1] == labels]
-    if network:
-        if network not in known:
-            raise UserError(f"no network {network!r} in this run" + suggest(network, known))
-        return network
-    merged = [n for n in known if n not in run.states]
-    return (merged or known)[0]
+    known = steps.answers_of(run.predict, run.states, run.config)
+    if network and network not in known:
+        raise UserError(f"no network {network!r} in this run" + suggest(network, known))
+    return network or known[0]
 
 
 def make(
@@ -282,15 +275,8 @@ def fresh_states(run: Run, seed: int) -> Any:
 
     The control of Adebayo et al., NeurIPS 2018 (all layers randomised at once).
     """
-    config = ConfigDict(run.config)
-    config.init_from = ""
-    scheme = scheme_of(config)
-    sample = {"image": np.zeros((1, *run.config.image_shape), np.uint8)}
-    states = scheme.init(FrozenConfigDict(config), jax.random.key(seed), sample)
-    return {
-        name: steps.EvalState(params=states[name].params, batch_stats=states[name].batch_stats)
-        for name in run.states
-    }
+    models = scheme_of(run.config).make_models(run.config)
+    return steps.fresh_states(models, run.config, jax.random.key(seed))
 
 
 def enlarge(heat: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "size size"]:

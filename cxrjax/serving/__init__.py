@@ -1,1 +1,7 @@
 """A trained network in use: predictions for new films, the window."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=[
+    "library", "predict", "viewer",
+])

@@ -56,20 +56,36 @@ def _from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
     )
 
 
+def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
+    """Raises UserError where the workdir holds what `save_variables` wrote.
+
+    A training would begin anew there and delete it.
+    """
+    if (pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING).exists():
+        raise UserError(
+            f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
+            "another --workdir (and --config.init_from to start from its weights)"
+        )
+
+
+def steps_in(workdir: str | pathlib.Path, which: str) -> list[int]:
+    """Steps of the finished checkpoints of a kind, rising; found without opening any."""
+    folder = _folder(workdir, which)
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 class Checkpoints:
     """Writes and resumes the checkpoints of one workdir; saves run in the background.
 
+    `with` waits for them at its end.
+
     Raises:
-      UserError: the workdir holds what `save_variables` wrote; a training would begin anew there
-        and delete it.
+      UserError: see `refuse_recalibrated`.
     """
 
     def __init__(self, workdir: str | pathlib.Path):
-        if (pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING).exists():
-            raise UserError(
-                f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
-                "another --workdir (and --config.init_from to start from its weights)"
-            )
+        refuse_recalibrated(workdir)
         self._managers = {
             which: ocp.CheckpointManager(
                 _folder(workdir, which),
@@ -142,7 +158,7 @@ class Checkpoints:
         """The latest states and meta; `iterator` is set to where it was.
 
         Args:
-          states: freshly initialised, on the devices where the restored ones shall be.
+          states: as `start.shapes_of` gives them, placed where the restored ones shall be.
           iterator: made with the same options as the one that was saved.
         """
         manager = self._managers["latest"]
@@ -157,6 +173,17 @@ class Checkpoints:
         )
         iterator.set_state(restored["data"])
         return _from_tree(states, restored["state"]), restored["meta"]
+
+    def newest(self) -> str:
+        """What there is to go on from, in words."""
+        step = self.latest_step()
+        return f"the checkpoint of step {step}" if step else "no checkpoint to go on from"
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def close(self) -> None:
         """Waits and closes."""

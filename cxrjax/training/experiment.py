@@ -15,7 +15,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -227,12 +227,16 @@ def check(config: Any) -> None:
         )
 
 
-def complete(config: Any, films: Films) -> FrozenConfigDict:
+def complete(
+    config: Any, films: Films, saved: Mapping[str, Any] | None = None
+) -> FrozenConfigDict:
     """The config with what follows from the films: labels, task, masks, and the step counts.
 
     Args:
       config: as the user wrote it.
       films: the opened data set.
+      saved: the completed config of the run that goes on: what its scheme found in other runs is
+        taken from there, and those runs need not be there any more.
 
     Raises:
       UserError: see `check`; the training split is empty; options of another network.
@@ -270,7 +274,10 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
             if isinstance(text := config.loss.get(option), str) and text:
                 config.loss[option] = losses.parse_weights(option, text)
         scheme = scheme_of(config)
-        if hasattr(scheme, "complete"):
+        if saved is not None and hasattr(scheme, "FOUND"):
+            for field in scheme.FOUND:
+                _take_over(config, saved, field.split("."))
+        elif hasattr(scheme, "complete"):
             config.update(scheme.complete(config, films))
     if config.augment.get("flip") and not films.allow_flip:
         logging.warning(
@@ -278,6 +285,39 @@ def complete(config: Any, films: Films) -> FrozenConfigDict:
             config.dataset.name,
         )
     return FrozenConfigDict(config)
+
+
+def _take_over(config: Any, saved: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Copies the field at `path` of the saved config, if it has it."""
+    if path[0] in saved:
+        if len(path) == 1:
+            config[path[0]] = saved[path[0]]
+        else:
+            _take_over(config[path[0]], saved[path[0]], path[1:])
+
+
+def without_origins(config: Any) -> FrozenConfigDict:
+    """The config without the files and runs that weights or groups came from.
+
+    It has the same networks; their folders need not be there.
+    """
+    empty = {"init_from": "", "workdir": ""}
+
+    def clear(tree: Any) -> Any:
+        if not isinstance(tree, Mapping):
+            return tree
+        cleared = {k: empty[k] if k in empty and isinstance(v, str) else clear(v)
+                   for k, v in tree.items()}
+        return {**cleared, **({"teachers": ()} if "teacher_network" in tree else {})}
+
+    return FrozenConfigDict(clear(config.to_dict()))
+
+
+def as_tuples(tree: Any) -> Any:
+    """JSON has no tuples; configs have no lists."""
+    if isinstance(tree, Mapping):
+        return {k: as_tuples(v) for k, v in tree.items()}
+    return tuple(as_tuples(v) for v in tree) if isinstance(tree, list) else tree
 
 
 def open_films(config: Any) -> Films:
@@ -306,7 +346,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
     """Raises UserError that lists every field in which a workdir's run differs from the config."""
-    old, new = flat(saved), flat(given)
+    old, new = flat(as_tuples(saved)), flat(as_tuples(given))
     different = [
         f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
         for k in sorted(old.keys() | new.keys())

@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from ml_collections import FrozenConfigDict
 
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, steps
+from cxrjax.training import checkpoint, experiment, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Run:
     step: int
     predict: Any
 
+    def __repr__(self) -> str:  # the states' own would be all their numbers
+        sizes = ", ".join(
+            f"{name} ({sum(x.size for x in jax.tree.leaves(state.params)):,} parameters)"
+            for name, state in self.states.items()
+        )
+        return f"Run(scheme {self.config.scheme.name}, step {self.step}: {sizes})"
+
 
 def restore(
     workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False
@@ -50,8 +58,7 @@ def restore(
     if not workdir:
         raise UserError("give --workdir=FOLDER of a training")
     config, meta, variables, step = checkpoint.restore_variables(workdir, which)
-    # JSON has no tuples; the config had.
-    config = FrozenConfigDict(_tuples(config))
+    config = FrozenConfigDict(experiment.as_tuples(config))
     states = {
         name: steps.EvalState(
             params=tree["params"],
@@ -69,9 +76,3 @@ def restore(
             )
         predict = steps.with_mirror(predict)
     return Run(config, meta, states, step, predict)
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

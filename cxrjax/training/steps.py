@@ -1,7 +1,8 @@
 """TrainState, the pieces that every scheme's step is made of, and the compiled loop over steps.
 
-A scheme (`cxrjax/schemes/<name>.py`) is three functions:
+A scheme (`cxrjax/training/schemes/<name>.py`) is four functions:
 
+    make_models(config) -> {network name: module}       the structure, from the config alone
     init(config, rng, batch) -> states                  {network name: TrainState}
     make_step(config) -> (states, batch, rng) -> (states, logs)
     make_predict(config) -> (states, image) -> {name: outputs}
@@ -10,11 +11,14 @@ and, where a scheme wants to know something of the films or of another run befor
 
     complete(config, films) -> fields to add to the config     (nested dictionaries)
 
+    FOUND: those of the added fields that a run which goes on takes from its own config.json, so
+    that no other run has to be there any more                 (dotted names)
+
     FIELDS, EXAMPLE: the fields of `config.scheme` that it cannot do without, and a config file that
     has them                                                   (for the message where they lack)
 
 so that the checkpoint, which holds the config, is all that evaluation needs. `config` is the
-completed config (`train.complete`): beside what the user wrote it carries labels, task, masks,
+completed config (`experiment.complete`): beside what the user wrote it carries labels, task, masks,
 steps_per_epoch and total_steps. The random key of step i is fold_in(rng, i), so that a resumed run
 is the same run.
 """
@@ -146,6 +150,23 @@ def create_state(
         ema_decay=decay,
     )
     return state.replace(step=jnp.asarray(0, jnp.int32))
+
+
+def fresh_states(models: Mapping[str, nn.Module], config: Any, rng: Array) -> dict[str, EvalState]:
+    """The networks with random weights, ready to predict; a single one is initialised from `rng`.
+
+    Args:
+      models: from a scheme's `make_models`.
+      config: completed, for the size of the films.
+      rng: key; of several networks each has its own, folded from it.
+    """
+    image = jnp.zeros((1, *config.image_shape), jnp.float32)
+    states = {}
+    for number, (name, model) in enumerate(models.items()):
+        key = rng if len(models) == 1 else jax.random.fold_in(rng, number)
+        variables = jax.jit(functools.partial(model.init, train=False))({"params": key}, image)
+        states[name] = EvalState(variables["params"], variables.get("batch_stats", {}))
+    return states
 
 
 def to_unit(image: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -312,6 +333,12 @@ def shard_whole(array: np.ndarray, mesh: jax.sharding.Mesh) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def place(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes of arrays as those of arrays that every device of the mesh has whole."""
+    whole = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+
+
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Copies of all arrays on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
@@ -346,6 +373,20 @@ def jit_predict(
         return {n: {k: o[k] for k in keep if k in o} for n, o in outputs.items()}
 
     return jax.jit(run, in_shardings=(whole, split), out_shardings=whole)
+
+
+def answers_of(predict: Callable, states: Any, config: Any) -> list[str]:
+    """Names of the answers to all labels, the merged one of several networks first.
+
+    Args:
+      predict: of a scheme.
+      states: of its networks.
+      config: completed.
+    """
+    image = jax.ShapeDtypeStruct((1, *config.image_shape), np.uint8)
+    shapes = jax.eval_shape(predict, states, image)
+    known = [n for n, out in shapes.items() if out["logits"].shape[-1] == len(config.labels)]
+    return [n for n in known if n not in states] + [n for n in known if n in states]
 
 
 def with_mirror(predict: Callable) -> Callable:

@@ -41,15 +41,22 @@ def fault_of(logs: Mapping[str, Any], states: Any = None) -> str:
 class StopRequest:
     """Ctrl-C or SIGTERM, kept until the step is done: half a step is no state to save.
 
-    A second Ctrl-C ends the process as usual.
+    `with StopRequest() as stop`: signals do in it what is said here, and after it what they did
+    before. A second Ctrl-C ends the process as usual.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # signals reach no other
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.forget()
 
     def _note(self, *_: Any) -> None:
         self.requested = True

@@ -32,7 +32,7 @@ class Validation:
         self._labels = input_pipeline.labels_of(films, self._positions)
 
     def foresee(self, states: Any) -> dict[str, float]:
-        """The figures of a call, all 0, without asking the networks."""
+        """The figures of a call, all 0, without asking the networks; shapes of states will do."""
         image = jax.ShapeDtypeStruct(
             (self._config.eval_batch_size, *self._config.image_shape), np.uint8
         )
@@ -60,6 +60,20 @@ class Validation:
                 summary["dice"] = _common.mean_counted(out["dice"])[0]
             scores.update({f"val/{name}/{k}": v for k, v in summary.items()})
         return scores, {"ids": np.asarray(ids), **{n: o["logits"] for n, o in outputs.items()}}
+
+
+def check_monitor(config: Any) -> None:
+    """Raises UserError where no network can have the figure that `config.monitor` names.
+
+    What the films and the task decide; whether a network has a decoder is seen later, when its
+    outputs are.
+    """
+    multiclass = config.task == "multiclass"
+    known = ["accuracy"] * multiclass + ["auroc"] + ["dice"] * bool(config.masks) + ["loss"]
+    if config.monitor not in known:
+        raise UserError(
+            f"config.monitor = {config.monitor!r} is not measured (known: {', '.join(known)})"
+        )
 
 
 def monitored(scores: Mapping[str, float], monitor: str) -> float:

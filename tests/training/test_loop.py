@@ -14,7 +14,7 @@ from PIL import Image
 from configs import chestxray14_mutual
 from cxrjax.data import sets
 from cxrjax.errors import UserError
-from cxrjax.evaluation import evaluate, provenance, report
+from cxrjax.evaluation import evaluate, provenance
 from cxrjax.serving import predict
 from cxrjax.training import checkpoint, clock, experiment, loop, steps, validation, writers
 from cxrjax.training.schemes import supervised
@@ -147,17 +147,15 @@ def test_the_best_of_a_run_that_died_is_not_taken_for_that_of_the_next(tmp_path,
 
 
 def test_a_checkpoint_that_is_in_the_way_is_said(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path)
     stream = types.SimpleNamespace(get_state=lambda: {})
     states = {"create": {"params": {"w": np.ones(2)}}}
-    checkpoints.save("best", 4, states, stream, {}, {})
-    checkpoints.close()
-    checkpoints = checkpoint.Checkpoints(tmp_path)
-    with pytest.raises(UserError, match="step 2 was not saved as 'best': .* holds step 4"):
-        checkpoints.save("best", 2, states, stream, {}, {})
-    assert checkpoints.forget_best_after(4) == [4]
-    assert checkpoints.forget_best_after(3) == []
-    checkpoints.close()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("best", 4, states, stream, {}, {})
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(UserError, match="step 2 was not saved as 'best': .* holds step 4"):
+            checkpoints.save("best", 2, states, stream, {}, {})
+        assert checkpoints.forget_best_after(4) == [4]
+        assert checkpoints.forget_best_after(3) == []
 
 
 def broken_after(step, monkeypatch):
@@ -218,7 +216,7 @@ def test_a_validation_split_that_cannot_be_judged_still_gives_a_best_checkpoint(
     config.monitor = "auroc"
     real = validation.quick_scores
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "quick_scores", lambda *a: {**real(*a), "auroc": float("nan")})
+        patch.setattr(validation, "quick_scores", lambda *a: {**real(*a), "auroc": float("nan")})
         loop.train(config, tmp_path)
     assert checkpoint.restore_variables(tmp_path, "best")[3] == 4
 

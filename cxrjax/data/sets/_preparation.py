@@ -288,7 +288,8 @@ def _write(
             fit = options["fit"]
             hashed = builder.hashes
             decoded = ordered_map(lambda row: decode(row, size, fit, clean, hashed), rows, workers)
-            bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films", mininterval=0.5)
+            bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films",
+                       mininterval=0.5, disable=None)
             for row, film in bar:
                 if tally.add(row, film):
                     writer.writerow(tally.line(row, film))

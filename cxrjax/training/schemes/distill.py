@@ -41,7 +41,10 @@ from cxrjax.training.schemes._answers import mean_probability
 FIELDS = ("teachers", "teacher_checkpoint", "teacher_network", "weight", "temperature")
 EXAMPLE = "configs/chestxray14_distill.py"
 TEACHERS = "teachers"
+FOUND = (TEACHERS,)
 _PREFERRED = ("merged", "ensemble")
+
+make_models = supervised.make_models
 
 
 class Teachers(flax.struct.PyTreeNode):
@@ -114,19 +117,32 @@ def _preparation(config: Any) -> dict[str, Any]:
 
 
 def init(config: Any, rng: Array, batch: steps.Batch) -> dict[str, Any]:
-    """{student's name: its fresh state, 'teachers': Teachers}."""
+    """{student's name: its fresh state, 'teachers': Teachers}.
+
+    Where `config.scheme.teachers` names no folders, the teachers have the structure that their
+    configs give them, and random weights: for the shapes that a checkpoint is restored into.
+    """
     found = {}
-    for number, workdir in enumerate(config.scheme.teachers, start=1):
-        run = restored.restore(workdir, config.scheme.teacher_checkpoint)
-        found[f"teacher{number}"] = {
-            name: steps.EvalState(
-                # What the teacher predicts with is all that is kept of it.
+    for number, (name, entry) in enumerate(config[TEACHERS].items()):
+        if config.scheme.teachers:
+            workdir = config.scheme.teachers[number]
+            states = restored.restore(workdir, config.scheme.teacher_checkpoint).states
+        else:
+            states = steps.fresh_states(make_models_of(entry.config), entry.config, rng)
+        # What the teacher predicts with is all that is kept of it.
+        found[name] = {
+            network: steps.EvalState(
                 params=state.params if state.ema_params is None else state.ema_params,
                 batch_stats=state.batch_stats,
             )
-            for name, state in run.states.items()
+            for network, state in states.items()
         }
     return {**supervised.init(config, rng, batch), TEACHERS: Teachers(found)}
+
+
+def make_models_of(config: Any) -> dict[str, nn.Module]:
+    """The networks of a teacher, by its own scheme."""
+    return scheme_of(config).make_models(config)
 
 
 def _choose(outputs: Mapping[str, Any], wanted: str) -> Array:
@@ -188,11 +204,6 @@ def make_step(config: Any) -> Callable:
         return {**states, name: state}, logs
 
     return step
-
-
-def make_models(config: Any) -> dict[str, nn.Module]:
-    """{student's name: its module}."""
-    return {supervised.name_of(config): steps.make_model(config, dict(config.model))}
 
 
 def make_predict(config: Any) -> Callable:

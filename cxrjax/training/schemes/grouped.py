@@ -36,6 +36,7 @@ from cxrjax.training import restored, steps
 
 FIELDS = ("kind", "groups")
 EXAMPLE = "configs/chestxray14_grouped.py"
+FOUND = ("scheme.found",)
 MERGED = "merged"
 KINDS = ("separate", "branches")
 CLUSTERINGS = ("cooccurrence", "features")

@@ -37,6 +37,7 @@ EXAMPLE = "configs/covid_radiography.py"
 BALANCES = ("fixed", "uncertainty", "pcgrad")
 LOG_VARS = "log_vars"  # beside the network's own parameters: saved and optimised with them
 
+make_models = supervised.make_models
 make_predict = supervised.make_predict
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax import Array
 
@@ -14,6 +15,11 @@ from cxrjax.training import steps
 def name_of(config: Any) -> str:
     """The name under which the network's predictions are reported."""
     return config.model.name.rpartition(":")[2]
+
+
+def make_models(config: Any) -> dict[str, nn.Module]:
+    """{network name: its module}."""
+    return {name_of(config): steps.make_model(config, dict(config.model))}
 
 
 def init(config: Any, rng: Array, batch: steps.Batch) -> dict[str, steps.TrainState]:
@@ -37,7 +43,7 @@ def make_step(config: Any) -> Callable:
 
 def make_predict(config: Any) -> Callable:
     """(states, image) -> {network name: outputs} in evaluation mode."""
-    name, model = name_of(config), steps.make_model(config, dict(config.model))
+    ((name, model),) = make_models(config).items()
 
     def predict(states, image):
         return {name: steps.forward_eval(model, states[name], steps.prepare_eval(config, image))}

@@ -44,7 +44,7 @@ class Cells(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dense(5)(x.reshape(len(x), 2, -1, 2, 8).mean((2, 4))[..., None])
-        return [BatchNorm(name="norm")(x, loop)]
+        return [BatchNorm(name="norm")(x, train)]
 
 
 def cells(num_classes):

@@ -42,7 +42,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, image, train):
         x = nn.Dense(self.width, use_bias=False, name="first")(image.reshape(len(image), -1))
-        x = nn.relu(BatchNorm(name="norm")(x, loop))
+        x = nn.relu(BatchNorm(name="norm")(x, train))
         return {"logits": nn.Dense(self.num_classes, name="last")(x)}
 
 
@@ -237,7 +237,7 @@ class TwoHeads(nn.Module):
     @nn.compact
     def __call__(self, image, train):
         x = image.reshape(len(image), -1)
-        x = nn.Dropout(self.dropout, deterministic=not loop)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         both = jnp.stack([nn.Dense(self.num_classes)(x), nn.Dense(self.num_classes)(x)])
         return {"logits": both.sum(0), "head_logits": both}
 

@@ -1,0 +1,129 @@
+"""What a training says while it runs: log files, a bar on a terminal or plain lines, its speed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview, profiler
+from tqdm import tqdm
+
+from cxrjax.training import steps, validation, writers
+from cxrjax.training.clock import Clock
+from cxrjax.training.optim import make_optimizer
+from cxrjax.training.start import Progress, Setup
+
+PROFILED = (3, 8)  # calls of the compiled step: from the third to the eighth
+
+
+class Recorder(contextlib.AbstractContextManager):
+    """Writes down how a training goes; `with` closes its files.
+
+    On a terminal there is a bar; elsewhere (a log file) one plain line for each `log_every`.
+
+    Args:
+      run: the training.
+      states: for the number of their parameters.
+      progress: where it begins or goes on.
+      profile: whether to write a profile of a few steps.
+    """
+
+    def __init__(self, run: Setup, states: Any, progress: Progress, profile: bool = False):
+        config = run.config
+        if progress.step:
+            print(f"going on with {run.workdir} at step {progress.step}")
+        print(run.films.info.get("protocol", config.dataset.name))
+        print(overview(states))
+        self._run, self._profile, self._calls = run, profile, 0
+        self._writer = writers.Writer(run.workdir, progress.step)
+        self._clock = Clock(config.batch_size)
+        _, self._rate = make_optimizer(
+            dict(config.optimizer), dict(config.schedule), config.total_steps,
+            config.steps_per_epoch,
+        )
+        self._bar = tqdm(total=config.total_steps, initial=progress.step, unit="step",
+                         mininterval=1.0, disable=None)
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+        self._writer.close()
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next call's batches on the devices; what it takes counts as waiting."""
+        with self._clock.waiting():
+            batch = steps.shard(next(self._run.iterator), self._run.mesh, axis=1)
+        if not self._calls:
+            self._compiling = time.perf_counter()
+            tqdm.write("compiling the training step")
+        return batch
+
+    def counted(self, step: int) -> None:
+        """The call that ends at `step` was dispatched."""
+        self._clock.count(self._run.config.steps_per_call)
+        self._bar.update(self._run.config.steps_per_call)
+        self._calls += 1
+        if self._calls == 1:
+            tqdm.write(f"compiled in {time.perf_counter() - self._compiling:.0f} s")
+        if self._profile and self._calls == PROFILED[0]:
+            profiler.start(str(self._run.workdir / "profile"))
+        if self._profile and self._calls == PROFILED[1]:
+            profiler.stop()
+            tqdm.write(f"profile of {PROFILED[1] - PROFILED[0]} calls: "
+                       f"{self._run.workdir / 'profile'}")
+
+    def pause(self) -> contextlib.AbstractContextManager:
+        """A context whose time counts as neither training nor waiting."""
+        return self._clock.paused()
+
+    def training(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Means of a call's logs, the speed since the last time, and the learning rate."""
+        config = self._run.config
+        values = {k: float(np.mean(v)) for k, v in jax.device_get(dict(logs)).items()}
+        speed, epoch = self._clock.read(), step / config.steps_per_epoch
+        self._writer.scalars(step, {
+            **{f"train/{k}": v for k, v in values.items()}, **speed,
+            "learning_rate": float(self._rate(step - 1)), "epoch": epoch,
+        })
+        line = (f"loss {values['loss']:.4f}, {speed['films_per_second']:.0f} films/s, "
+                f"waiting {speed['waiting_share']:.1%}")
+        if self._bar.disable:
+            print(f"step {step} of {config.total_steps}, epoch {epoch:.1f}: {line}", flush=True)
+        else:
+            self._bar.set_postfix_str(line, refresh=False)
+
+    def validation(self, step: int, scores: Mapping[str, float]) -> None:
+        """The scores of a validation."""
+        self._writer.scalars(step, scores)
+        line = ", ".join(f"{k[4:]} {v:.4f}" for k, v in scores.items())
+        tqdm.write(f"epoch {step / self._run.config.steps_per_epoch:.1f}: {line}")
+
+    def speed(self) -> dict[str, float]:
+        """Of the whole training so far: 'films_per_second', 'waiting_share'."""
+        clock = self._clock
+        return {"films_per_second": clock.films_per_second, "waiting_share": clock.waiting_share}
+
+    def done(self, progress: Progress) -> None:
+        """The last lines of a training that reached its end."""
+        config = self._run.config
+        converged = validation.convergence(progress.evaluations, config.steps_per_epoch)
+        each = ", ".join(f"{name} {epoch:.1f}" for name, epoch in converged.items())
+        print(f"convergence at epoch: {each} (of {progress.step / config.steps_per_epoch:.1f})")
+        print(
+            f"done: {progress.step} steps, best {config.monitor} {abs(progress.best):.4f} at step "
+            f"{progress.best_step}, {self._clock.films_per_second:.0f} films/s, waiting for data "
+            f"{self._clock.waiting_share:.1%}. Next: python launch.py --mode=evaluate "
+            f"--workdir={self._run.workdir}"
+        )
+
+
+def overview(states: Any) -> str:
+    """How large every network is, a line each."""
+    sizes = {
+        name: parameter_overview.count_parameters(state.params)
+        for name, state in states.items() if hasattr(state, "params")
+    }
+    return "\n".join(f"{name}: {count:,} parameters" for name, count in sizes.items())

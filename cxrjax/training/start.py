@@ -1,0 +1,155 @@
+"""How a training begins or goes on: all that can be refused is refused here, before any step.
+
+Where the weights come from, in this order: the workdir's latest checkpoint (the run goes on),
+`config.init_from`, fresh initialisation from the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxrjax.data import input_pipeline
+from cxrjax.data.sets.base import Films
+from cxrjax.errors import UserError
+from cxrjax.names import scheme_of
+from cxrjax.training import checkpoint, experiment, steps, validation
+
+
+@dataclasses.dataclass
+class Setup:
+    """What a training works with; nothing in it changes from step to step.
+
+    Attributes:
+      workdir: of the run.
+      config: completed.
+      films: the opened data set.
+      mesh: of all devices.
+      iterator: the training stream; it knows its position.
+      step: compiled (states, batches[T, ...], key) -> (states, logs[T]).
+      step_key: that the randomness of all steps follows from.
+      validate: states -> (scores, predictions).
+      checkpoints: of the workdir.
+      as_json: the config as JSON, as it is saved.
+      meta: what a checkpoint carries beside arrays and config.
+    """
+
+    workdir: pathlib.Path
+    config: Any
+    as_json: dict[str, Any]
+    films: Films
+    mesh: jax.sharding.Mesh
+    iterator: Any
+    step: Callable
+    step_key: jax.Array
+    validate: validation.Validation
+    checkpoints: checkpoint.Checkpoints
+    meta: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+      step: done.
+      best: figure of the best checkpoint, larger is better; -inf before the first.
+      best_step: of that checkpoint, 0 before the first.
+      evaluations: rows {'step', 'val/<network>/<figure>'} of all validations.
+    """
+
+    step: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def history(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"best": self.best, "best_step": self.best_step, "evaluations": self.evaluations}
+
+
+def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progress]:
+    """Opens films and workdir, checks them against each other, and makes or restores the states.
+
+    Args:
+      config: an experiment's config.
+      workdir: made where it is missing; a run in it is continued.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    workdir = pathlib.Path(workdir)
+    checkpoint.refuse_recalibrated(workdir)
+    films = experiment.open_films(config)
+    saved = saved_config(workdir)
+    config = experiment.complete(config, films, saved)
+    as_json = experiment.config_json(config)
+    if saved is not None:
+        experiment.check_same_config(saved, as_json, str(workdir))
+    if not len(films.splits["val"]):
+        raise UserError("the validation split is empty, and it chooses the checkpoint")
+    validation.check_monitor(config)
+    mesh = steps.make_mesh()
+    steps.check_batch_size(config.batch_size, mesh.size)
+    steps.check_batch_size(config.eval_batch_size, mesh.size, "eval_batch_size")
+    scheme = scheme_of(config)
+    iterator = input_pipeline.train_iterator(
+        films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
+        config.threads, config.workers,
+    )
+    _, step_key = steps.keys_of(config.seed)
+    validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
+    template = shapes_of(config)
+    foreseen = validate.foresee(template)
+    validation.monitored(foreseen, config.monitor)
+    validation.warn_of_idle_decoder(config, foreseen)
+    workdir.mkdir(parents=True, exist_ok=True)
+    setup = Setup(
+        workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh, iterator=iterator,
+        step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
+        validate=validate, checkpoints=checkpoint.Checkpoints(workdir),
+        meta=experiment.make_meta(config, films),
+    )
+    progress = Progress(step=setup.checkpoints.latest_step() or 0)
+    (workdir / "config.json").write_text(json.dumps(as_json, indent=1))
+    best_steps = setup.checkpoints.forget_best_after(progress.step)
+    validation.forget_predictions_after(progress.step, workdir)
+    if not progress.step:
+        return setup, steps.replicate(first_states(config), mesh), progress
+    states, meta = setup.checkpoints.restore(steps.place(template, mesh), iterator)
+    progress = Progress(progress.step, **meta["history"])
+    if progress.best_step not in best_steps:  # its weights are gone: the next one is the best
+        progress.best, progress.best_step = -math.inf, 0
+    return setup, states, progress
+
+
+def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The completed config of the run in a workdir; None where there is nothing to go on from."""
+    path = workdir / "config.json"
+    if not checkpoint.steps_in(workdir, "latest") or not path.exists():
+        return None
+    return experiment.as_tuples(json.loads(path.read_text()))
+
+
+def first_states(config: Any) -> Any:
+    """The states that a run of the completed config begins with."""
+    init_key, _ = steps.keys_of(config.seed)
+    return scheme_of(config).init(config, init_key, _sample(config))
+
+
+def shapes_of(config: Any) -> Any:
+    """`first_states` as shapes: nothing is computed, and no other run or file is opened."""
+    config = experiment.without_origins(config)
+    init_key, _ = steps.keys_of(config.seed)
+    return jax.eval_shape(lambda: scheme_of(config).init(config, init_key, _sample(config)))
+
+
+def _sample(config: Any) -> dict[str, np.ndarray]:
+    return {"image": np.zeros((1, *config.image_shape), np.uint8)}
