@@ -13,7 +13,7 @@ import pytest
 from configs import covid_radiography, jsrt
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, provenance
-from cxrjax.metrics import ranking
+from cxrjax.metrics import segmentation
 from cxrjax.training import checkpoint, experiment, loop, steps
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.schemes import multitask, supervised
@@ -224,7 +224,7 @@ def test_the_report_scores_every_film_with_a_mask(finished):
     truth = np.stack([films.source[i]["mask"] for i in known])
     answer = np.asarray(logits) > 0
     for figure in ("dice", "iou"):
-        expected = getattr(ranking, figure)(truth, answer)
+        expected = getattr(segmentation, figure)(truth, answer)
         got = np.array([float(r[figure]) for r in rows]).reshape(-1, 2)
         np.testing.assert_allclose(got, expected, atol=0.03)  # a pixel on the edge may flip
     table = result["networks"]["resunet"]["masks"]
