@@ -33,6 +33,7 @@ class Selection:
         record = dict(self._source[int(self._positions[index])])
         record.pop("id")
         record["weight"] = np.float32(1.0)
+        record["position"] = np.int32(self._positions[index])
         if "has_mask" in record:
             record["has_mask"] = np.bool_(record["has_mask"])
         return record

@@ -35,6 +35,7 @@ from cxrjax.evaluation.saved import MULTICLASS, Evaluated, aligned, read, title
 from cxrjax.metrics import bootstrap, decisions, ranking
 from cxrjax.names import suggest
 from cxrjax.training.experiment import MAY_CHANGE, flat
+from cxrjax.training.workdir import write_text
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.
 _COPY = re.compile(r"(?:teachers\.\w+\.config|networks\.\w+)\.(.+)")
@@ -168,13 +169,13 @@ def compare(
                     "low": float(low), "high": float(high),
                 }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(json.dumps(tables.finite(result), indent=1) + "\n")
+    write_text(folder / "comparison.json", json.dumps(tables.finite(result), indent=1) + "\n")
     plot_roc(folder / "roc.png", entries)
     if first.report["task"] == "multiclass":
         plot_confusions(folder / "confusion.png", entries)
     name = first.report["run"]["config"]["dataset"]["name"]
     published = getattr(sets.module(name), "PUBLISHED", ())
-    (folder / "comparison.md").write_text(markdown(result, entries, figures, published))
+    write_text(folder / "comparison.md", markdown(result, entries, figures, published))
     return result
 
 

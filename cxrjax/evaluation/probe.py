@@ -27,6 +27,7 @@ from cxrjax.errors import UserError
 from cxrjax.metrics import _common, bootstrap, decisions, ranking
 from cxrjax.training import steps
 from cxrjax.training.restored import Run
+from cxrjax.training.workdir import write_text
 
 WHOLE, BLACKED_OUT, LUNGS, BORDER = (
     "whole film", "lungs blacked out", "lungs alone", "border alone",
@@ -127,8 +128,8 @@ def probe(
         for network, own in answers.logits.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "probe.json").write_text(json.dumps(tables.finite(result), indent=1) + "\n")
-    (folder / "probe.md").write_text(markdown(result))
+    write_text(folder / "probe.json", json.dumps(tables.finite(result), indent=1) + "\n")
+    write_text(folder / "probe.md", markdown(result))
     plot(folder / "probe.png", answers.examples)
     return result
 

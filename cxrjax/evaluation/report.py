@@ -15,6 +15,7 @@ from jaxtyping import Float
 from cxrjax.evaluation.plots import plot_confusion, plot_curves
 from cxrjax.metrics.ranking import probabilities
 from cxrjax.tables import finite, number, table
+from cxrjax.training.workdir import write_text
 
 
 def write(
@@ -40,8 +41,8 @@ def write(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(finite(report), indent=1) + "\n")
-    (folder / "report.md").write_text(markdown(report, published))
+    write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
+    write_text(folder / "report.md", markdown(report, published))
     scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
     write_predictions(
         folder / "predictions.csv", ids, report["labels"], scores, labels, clusters

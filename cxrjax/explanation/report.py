@@ -18,6 +18,7 @@ from cxrjax.explanation.options import Options
 from cxrjax.metrics import localization
 from cxrjax.metrics.localization import IOBB_THRESHOLDS, IOU_THRESHOLDS, Scores
 from cxrjax.training.restored import Run
+from cxrjax.training.workdir import write_text
 
 
 def write_report(
@@ -41,8 +42,8 @@ def write_report(
         "probabilities": {e.name: [round(float(p), 6) for p in e.probabilities]
                           for e in explanations},
     }
-    (folder / "explain.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "explain.md").write_text(_markdown(report, systems, facts, labels))
+    write_text(folder / "explain.json", json.dumps(report, indent=1) + "\n")
+    write_text(folder / "explain.md", _markdown(report, systems, facts, labels))
     return report
 
 

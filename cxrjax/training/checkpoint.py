@@ -1,26 +1,32 @@
 """Checkpoints: the only file that knows Orbax.
 
-A workdir holds `checkpoints/latest` (to go on from) and `checkpoints/best` (to evaluate), each with
-one step. Beside the arrays a checkpoint carries the completed config and `meta` (labels, split,
-ids, data set facts, metrics, library versions): evaluation needs nothing but the workdir.
+A workdir holds `checkpoints/latest` (to go on from, the two newest) and `checkpoints/best` (to
+evaluate). Beside the arrays and their checksums a checkpoint carries the completed config and
+`meta` (labels, split, ids, data set facts, metrics, library versions): evaluation needs nothing but
+the workdir.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.serialization
 import flax.traverse_util
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from cxrjax.errors import UserError
 
 WHICH = ("best", "latest")
+_PREDICTS = ("params", "batch_stats", "ema_params")  # of a state, what prediction needs
 _NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
 
 
@@ -75,26 +81,38 @@ def steps_in(workdir: str | pathlib.Path, which: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or whose arrays are not those that were saved."""
+
+
 class Checkpoints:
     """Writes and resumes the checkpoints of one workdir; saves run in the background.
 
-    `with` waits for them at its end.
+    A checkpoint is written, then read back and compared with the checksums of what was saved, and
+    only then are older ones of its kind deleted. `with` waits for the last ones at its end.
+
+    Args:
+      workdir: of the training.
+      keep: how many of the newest checkpoints to go on from are kept; of the best one.
 
     Raises:
       UserError: see `refuse_recalibrated`.
     """
 
-    def __init__(self, workdir: str | pathlib.Path):
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 2):
         refuse_recalibrated(workdir)
-        self._managers = {
-            which: ocp.CheckpointManager(
-                _folder(workdir, which),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=1, create=True, enable_async_checkpointing=True
-                ),
-            )
-            for which in WHICH
-        }
+        self._workdir, self._keep = pathlib.Path(workdir), {"latest": max(1, keep), "best": 1}
+        for which in WHICH:  # what a killed save left
+            for left in _folder(workdir, which).glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        self._managers = {which: self._open(which) for which in WHICH}
+        self._unread: dict[str, int] = {}  # kind -> step that was saved and not read back yet
+
+    def _open(self, which: str) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            _folder(self._workdir, which),
+            options=ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True),
+        )
 
     def save(
         self,
@@ -108,7 +126,7 @@ class Checkpoints:
         """Starts to save; returns as soon as the arrays are copied.
 
         Args:
-          which: 'best' or 'latest'; the one before it is deleted once this one is whole.
+          which: 'best' or 'latest'. The best one holds what prediction needs: no optimizer state.
           step: steps done.
           states: pytree of TrainStates.
           iterator: the training stream at this step (`get_state` gives JSON).
@@ -116,25 +134,54 @@ class Checkpoints:
           meta: JSON-able facts.
 
         Raises:
-          UserError: there is a checkpoint of a later step, so that Orbax keeps that one.
+          UserError: there is a checkpoint of a later step, so that Orbax keeps that one; the disk
+            is full, or gives back other bytes than were written.
         """
+        self._settle(which)
         newest = self._managers[which].latest_step()
         if newest == step:
             return
-        saved = self._managers[which].save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_tree(states)),
-                data=ocp.args.JsonSave(iterator.get_state()),
-                config=ocp.args.JsonSave(dict(config)),
-                meta=ocp.args.JsonSave(dict(meta)),
-            ),
-        )
+        tree = _to_tree(states)
+        if which == "best":
+            tree = _for_prediction(tree)
+        facts = {"data": iterator.get_state(), "config": dict(config), "meta": dict(meta)}
+        with self._told(which, step):
+            saved = self._managers[which].save(step, args=_items(tree, facts))
         if not saved:
             raise UserError(
                 f"step {step} was not saved as {which!r}: the workdir holds step {newest} of "
                 "another run; give another --workdir"
             )
+        self._unread[which] = step
+
+    @contextlib.contextmanager
+    def _told(self, which: str, step: int) -> Iterator[None]:
+        """Errors of saving in one line; Orbax raises those of its threads in many kinds."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            self._unread.pop(which, None)
+            free = shutil.disk_usage(self._workdir).free
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"{_folder(self._workdir, which)}: step {step} could not be saved "
+                f"({free / 2**20:,.0f} MiB are free on this disk; {why}). {self._workdir} holds "
+                f"{self.newest()}: make space, then the same command goes on from there"
+            ) from None
+
+    def _settle(self, which: str) -> None:
+        """Waits for the last save of a kind, reads it back, and deletes what it makes needless."""
+        step = self._unread.pop(which, None)
+        if step is None:
+            return
+        manager = self._managers[which]
+        with self._told(which, step):
+            manager.wait_until_finished()
+            _read(_folder(self._workdir, which), step)
+            for old in sorted(manager.all_steps())[: -self._keep[which]]:
+                manager.delete(old)
 
     def forget_best_after(self, step: int) -> list[int]:
         """Deletes every best checkpoint of a later step; gives the steps of those that are left.
@@ -143,7 +190,7 @@ class Checkpoints:
         that begins or goes on at `step`, and taken for its best.
         """
         manager, left = self._managers["best"], []
-        for found in list(manager.all_steps()):
+        for found in sorted(manager.all_steps()):
             if found > step:
                 manager.delete(found)
             else:
@@ -154,41 +201,169 @@ class Checkpoints:
         """The step to go on from, None in a fresh workdir."""
         return self._managers["latest"].latest_step()
 
-    def restore(self, states: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
-        """The latest states and meta; `iterator` is set to where it was.
+    def restore(self, states: Any, iterator: Any) -> tuple[Any, dict[str, Any], int]:
+        """The newest states that can be read, their meta and step; `iterator` goes to where it was.
+
+        A damaged checkpoint is moved to `checkpoints/damaged`, which is said, and the one before
+        it is taken.
 
         Args:
           states: as `start.shapes_of` gives them, placed where the restored ones shall be.
           iterator: made with the same options as the one that was saved.
+
+        Raises:
+          UserError: none can be read.
         """
-        manager = self._managers["latest"]
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(states))
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),
-                data=ocp.args.JsonRestore(),
-                meta=ocp.args.JsonRestore(),
-            ),
+        folder, wanted = _folder(self._workdir, "latest"), _to_tree(states)
+        faults = []
+        for step in reversed(steps_in(self._workdir, "latest")):
+            try:
+                restored = _read(folder, step, wanted)
+            except Damaged as fault:
+                faults.append(str(fault))
+                aside = folder.parent / "damaged" / f"latest-{step}"
+                aside.parent.mkdir(exist_ok=True)
+                shutil.rmtree(aside, ignore_errors=True)
+                (folder / str(step)).rename(aside)
+                logging.warning("%s. It is now in %s", fault, aside)
+                continue
+            if faults:
+                self._managers["latest"].close()
+                self._managers["latest"] = self._open("latest")
+            iterator.set_state(restored["data"])
+            return _from_tree(states, restored["state"]), restored["meta"], step
+        raise UserError(
+            f"{self._workdir} has no checkpoint that can be read ({'; '.join(faults)}): give "
+            "another --workdir, or delete this one"
         )
-        iterator.set_state(restored["data"])
-        return _from_tree(states, restored["state"]), restored["meta"]
 
     def newest(self) -> str:
-        """What there is to go on from, in words."""
-        step = self.latest_step()
-        return f"the checkpoint of step {step}" if step else "no checkpoint to go on from"
+        """What there is to go on from, in words; waits for what is being saved."""
+        with contextlib.suppress(UserError):
+            self._settle("latest")
+        steps = steps_in(self._workdir, "latest")
+        return f"the checkpoint of step {steps[-1]}" if steps else "no checkpoint to go on from"
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            for which in WHICH:
+                self._settle(which)
+        except UserError:
+            if kind is None:  # else what ended the training is what is to be said
+                raise
+        finally:
+            for manager in self._managers.values():
+                with contextlib.suppress(Exception):  # said by `_settle` already
+                    manager.close()
 
-    def close(self) -> None:
-        """Waits and closes."""
-        for manager in self._managers.values():
-            manager.close()
+
+def checksums_of(tree: Mapping[str, Any]) -> dict[str, int]:
+    """{path of an array: CRC-32 of its bytes}."""
+    flat = flax.traverse_util.flatten_dict(jax.device_get(dict(tree)), sep="/")
+    return {k: zlib.crc32(np.ascontiguousarray(_plain(v)).view(np.uint8)) for k, v in flat.items()}
+
+
+def _checksum(fact: Any) -> int:
+    """CRC-32 of a JSON-able value."""
+    return zlib.crc32(json.dumps(fact, sort_keys=True).encode())
+
+
+def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Composite:
+    """What a checkpoint is made of: arrays, JSON facts, and the checksums of both."""
+    sums = {**checksums_of(tree), **{name: _checksum(fact) for name, fact in facts.items()}}
+    return ocp.args.Composite(
+        state=ocp.args.StandardSave(tree),
+        **{name: ocp.args.JsonSave(fact) for name, fact in {**facts, "checksums": sums}.items()},
+    )
+
+
+def _plain(array: Any) -> np.ndarray:
+    """An array that NumPy can take bytes of: keys of random streams as their numbers."""
+    if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    array = np.atleast_1d(np.asarray(array))
+    return array if array.dtype.kind != "V" else array.view(np.uint8)
+
+
+def _for_prediction(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights, batch statistics and averages of the networks among the saved states."""
+    return {
+        name: {part: own[part] for part in _PREDICTS if part in own}
+        for name, own in tree.items() if "params" in own
+    }
+
+
+def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]:
+    """The items of one checkpoint, its arrays compared with their checksums.
+
+    Args:
+      folder: of its kind.
+      step: of the checkpoint.
+      wanted: shapes of the arrays, placed where they shall be, a part of those that were saved if
+        need be; None for all of them as NumPy arrays.
+
+    Raises:
+      Damaged: names the folder and what is wrong in it.
+    """
+    # The handlers are named because nothing is saved through this manager.
+    names = ("data", "config", "meta", "checksums")
+    place = folder / str(step)
+    try:
+        with _quiet(), ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                **{name: ocp.JsonCheckpointHandler() for name in names},
+            },
+        ) as manager:
+            saved = manager.item_metadata(step)["state"].tree
+            if callable(wanted):
+                wanted = wanted(saved)
+            if wanted is None:
+                arguments = ocp.args.PyTreeRestore(
+                    item=saved,
+                    restore_args=jax.tree.map(
+                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved
+                    ),
+                )
+            else:
+                arguments = ocp.args.PyTreeRestore(
+                    item=wanted, partial_restore=True,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                )
+            # A recalibrated run has no place in the data; runs of before 0.2 have no checksums.
+            there = [n for n in names if n in ("config", "meta") or (place / n).exists()]
+            restored = dict(manager.restore(step, args=ocp.args.Composite(
+                state=arguments, **{name: ocp.args.JsonRestore() for name in there}
+            )))
+    # Orbax and TensorStore raise nearly anything on cut, missing or changed files.
+    except Exception as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Damaged(f"the checkpoint {place} is damaged: {why}") from None
+    sums = restored.get("checksums", {})
+    own = {name: _checksum(restored[name]) for name in there if name != "checksums"}
+    for what, found in {**checksums_of(restored["state"]), **own}.items():
+        if sums.get(what, found) != found:
+            raise Damaged(f"the checkpoint {place} is damaged: {what} is not what was saved")
+    if lost := {"data", "config", "meta"} & set(sums) - set(there):
+        raise Damaged(f"the checkpoint {place} is damaged: {', '.join(lost)} is missing")
+    return restored
+
+
+def config_of(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The completed config in the newest checkpoint of a workdir that can be read.
+
+    Raises:
+      Damaged: none can.
+    """
+    for step in reversed(steps_in(workdir, "latest")):
+        with contextlib.suppress(Damaged):
+            return _read(_folder(workdir, "latest"), step)["config"]
+    raise Damaged(f"{workdir} has no checkpoint that can be read")
 
 
 def save_variables(
@@ -204,10 +379,7 @@ def save_variables(
     mark.write_text("weights to evaluate: there is nothing here to go on training from\n")
     with ocp.CheckpointManager(_folder(workdir, "best")) as manager:
         tree = {n: {k: v for k, v in own.items() if v} for n, own in variables.items()}
-        manager.save(step, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(dict(config)),
-            meta=ocp.args.JsonSave(dict(meta)),
-        ))
+        manager.save(step, args=_items(tree, {"config": dict(config), "meta": dict(meta)}))
 
 
 def restore_variables(
@@ -224,7 +396,7 @@ def restore_variables(
       keys), and the step. Optimizer states are not read.
 
     Raises:
-      UserError: no such checkpoint there.
+      UserError: no such checkpoint there, or a damaged one.
     """
     if which not in WHICH:
         raise UserError(f"--checkpoint={which}: choose one of {', '.join(WHICH)}")
@@ -236,49 +408,19 @@ def restore_variables(
             f"no checkpoint in {workdir} (looked for checkpoints/{which}): train with "
             "--mode=train --workdir=... first, or mend the path"
         )
-    # The handlers are named because nothing is saved through this manager.
-    with _quiet(), ocp.CheckpointManager(
-        folder,
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            "data": ocp.JsonCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        },
-    ) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(
-                f"{folder} holds no finished checkpoint: the training was stopped before its first"
-            )
-        try:
-            saved = manager.item_metadata(step)["state"].tree
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raise UserError(f"the checkpoint {folder}/{step} is damaged: {error}") from None
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        wanted = {
-            name: {
-                part: jax.tree.map(
-                    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree[part]
-                )
-                for part in ("params", "batch_stats", "ema_params")
-                if part in tree
-            }
-            for name, tree in saved.items()
-            # What has no weights of its own (the teachers of a distillation) predicts nothing.
-            if "params" in tree
-        }
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    item=wanted,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                    partial_restore=True,
-                ),
-                config=ocp.args.JsonRestore(),
-                meta=ocp.args.JsonRestore(),
-            ),
+    found = steps_in(workdir, which)
+    if not found:
+        raise UserError(
+            f"{folder} holds no finished checkpoint: the training was stopped before its first"
         )
-    return restored["config"], restored["meta"], restored["state"], step
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def wanted(saved: Mapping[str, Any]) -> dict[str, Any]:
+        return jax.tree.map(
+            lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device),
+            # What has no weights of its own (the teachers of a distillation) predicts nothing.
+            _for_prediction(saved),
+        )
+
+    restored = _read(folder, found[-1], wanted)
+    return restored["config"], restored["meta"], restored["state"], found[-1]

@@ -71,6 +71,8 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.evaluate_every = "1 epoch"
     config.checkpoint_every = "1 epoch"
     config.log_every = "20 steps"
+    config.keep = 2  # newest checkpoints that a run can go on from
+    config.patience = 0  # validations without a better one that end the training; 0: none do
     config.monitor = "auroc"  # macro, on validation: chooses the best checkpoint
 
     config.optimizer = ConfigDict({
@@ -159,7 +161,9 @@ def argument(text: str | None, **defaults):
 
 # May differ between a workdir and a command that goes on with it: they do not change the run.
 MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "threads", "cache_in_memory", "log_every",
-              "eval_batch_size")
+              "eval_batch_size", "keep", "patience")
+# Fields that runs of before have not, and the values that do what those runs did.
+ADDED: dict[str, Any] = {}
 
 
 def forget_options_of(config: Any, field: str = "config") -> None:
@@ -185,7 +189,8 @@ def forget_options_of(config: Any, field: str = "config") -> None:
             forget_options_of(value, f"{field}.{key}")
 
 
-_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0, "workers": 0,
+_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0, "keep": 1,
+          "patience": 0, "workers": 0,
           "threads": 0}
 
 
@@ -346,7 +351,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
     """Raises UserError that lists every field in which a workdir's run differs from the config."""
-    old, new = flat(as_tuples(saved)), flat(as_tuples(given))
+    old, new = {**ADDED, **flat(as_tuples(saved))}, flat(as_tuples(given))
+    if new.get("total_steps", 0) > old.get("total_steps", 0):  # a run may be made longer
+        old.update({k: new[k] for k in ("train_for", "total_steps")})
     different = [
         f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
         for k in sorted(old.keys() | new.keys())
@@ -355,7 +362,7 @@ def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdi
     if different:
         raise UserError(
             f"{workdir} holds a run of another config: {'; '.join(different)}. "
-            "Give another --workdir, or the config of that run"
+            f"Give another --workdir, or the config of that run ({workdir}/config.json)"
         )
 
 

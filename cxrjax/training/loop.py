@@ -17,17 +17,21 @@ from cxrjax.errors import UserError
 from cxrjax.training import start, stopping, validation
 from cxrjax.training.optim import to_steps
 from cxrjax.training.recorder import Recorder
+from cxrjax.training.workdir import only_writer, replacing
 
 
-def main(config: Any, workdir: str | None, profile: bool = False) -> None:
+def main(
+    config: Any, workdir: str | None, profile: bool = False, allow_changed_films: bool = False
+) -> None:
     """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
     if config is None or not workdir:
         raise UserError("--mode=train needs --config=configs/FILE.py and --workdir=FOLDER")
-    train(config, workdir, profile=profile)
+    train(config, workdir, profile=profile, allow_changed_films=allow_changed_films)
 
 
 def train(
-    config: Any, workdir: str | pathlib.Path, stop_at: int | None = None, profile: bool = False
+    config: Any, workdir: str | pathlib.Path, stop_at: int | None = None, profile: bool = False,
+    allow_changed_films: bool = False,
 ) -> dict[str, Any]:
     """Trains until `config.train_for`.
 
@@ -36,6 +40,7 @@ def train(
       workdir: made where it is missing; a run in it is continued.
       stop_at: stop at this step, as if killed there: what was saved by then is left; for tests.
       profile: write a profile of a few steps to workdir/profile, for TensorBoard.
+      allow_changed_films: go on although the films are not those that the run began with.
 
     Returns:
       {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.
@@ -43,33 +48,44 @@ def train(
     Raises:
       UserError: whatever the user can mend.
     """
-    run, states, progress = start.begin(config, workdir)
+    with only_writer(workdir):
+        return _train(*start.begin(config, workdir, allow_changed_films), stop_at, profile)
+
+
+def _train(
+    run: start.Setup, states: Any, progress: start.Progress, stop_at: int | None, profile: bool
+) -> dict[str, Any]:
     config, key = run.config, run.step_key
     end = min(config.total_steps, stop_at or config.total_steps)
+    patience = config.get("patience", 0)
     log, judge, keep = (
         Every(config, f"{what}_every") for what in ("log", "evaluate", "checkpoint")
     )
     logs: dict[str, Any] = {}
     record = Recorder(run, states, progress, profile)
-    with run.checkpoints, record, stopping.StopRequest() as stop:
-        while progress.step < end:
+    full_disk = stopping.full_disk_told(run.workdir, run.checkpoints.newest)
+    with full_disk, run.checkpoints, record, stopping.StopRequest() as stop:
+        while progress.step < end and not progress.is_spent(patience):
             if stop.requested:
                 raise SystemExit(_save_and_stop(run, states, progress, logs))
-            states, logs = run.step(states, record.next_batch(), key)
+            with stopping.out_of_memory_told():
+                states, logs = run.step(states, record.next_batch(), key)
             progress.step += config.steps_per_call
-            record.counted(progress.step)
+            record.counted(progress.step, logs)
             if log.due(progress.step):
-                _check(run, progress, logs)
+                _check(run, record, progress.step, logs)
                 record.training(progress.step, logs)
             if judge.due(progress.step) or keep.due(progress.step):
                 jax.block_until_ready(logs)  # the steps before it are no pause
                 with record.pause():
-                    _check(run, progress, logs, states)
+                    _check(run, record, progress.step, logs, states)
                     if judge.due(progress.step):
                         _judge(run, states, progress, record)
                     if keep.due(progress.step):
                         _save(run, "latest", states, progress)
-    if progress.step >= config.total_steps:
+        if progress.is_spent(patience):
+            _save(run, "latest", states, progress)
+    if progress.step >= config.total_steps or progress.is_spent(patience):
         record.done(progress)
     return {
         "step": progress.step, "best": progress.best, "scores": progress.evaluations,
@@ -109,7 +125,8 @@ def _judge(run: start.Setup, states: Any, progress: start.Progress, record: Reco
 
 
 def _keep_predictions(run: start.Setup, which: str, step: int, predictions: Any) -> None:
-    np.savez(run.workdir / f"val_predictions_{which}.npz", step=step, **predictions)
+    with replacing(run.workdir / f"val_predictions_{which}.npz") as partial:
+        np.savez(partial, step=step, **predictions)
 
 
 def _save(run: start.Setup, which: str, states: Any, progress: start.Progress) -> None:
@@ -117,13 +134,16 @@ def _save(run: start.Setup, which: str, states: Any, progress: start.Progress) -
     run.checkpoints.save(which, progress.step, states, run.iterator, run.as_json, meta)
 
 
-def _check(run: start.Setup, progress: start.Progress, logs: Any, states: Any = None) -> None:
+def _check(
+    run: start.Setup, record: Recorder, step: int, logs: Any, states: Any = None
+) -> None:
     """Raises UserError where a loss, a gradient or (with the states) a weight is not finite."""
     if fault := stopping.fault_of(logs, states):
+        step, why = stopping.cause_of(record.recent, run.films) or (step, stopping.LOWER)
         raise UserError(
-            f"{fault} at step {progress.step}: lower config.optimizer.learning_rate or set "
-            f"config.optimizer.clip_norm. {run.workdir} holds {run.checkpoints.newest()}"
+            f"{fault} at step {step}: {why}. {run.workdir} holds {run.checkpoints.newest()}"
         )
+    record.recent.clear()
 
 
 def _save_and_stop(run: start.Setup, states: Any, progress: start.Progress, logs: Any) -> int:

@@ -16,6 +16,7 @@ from cxrjax.training import steps, validation, writers
 from cxrjax.training.clock import Clock
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.start import Progress, Setup
+from cxrjax.training.stopping import Call
 
 PROFILED = (3, 8)  # calls of the compiled step: from the third to the eighth
 
@@ -39,6 +40,7 @@ class Recorder(contextlib.AbstractContextManager):
         print(run.films.info.get("protocol", config.dataset.name))
         print(overview(states))
         self._run, self._profile, self._calls = run, profile, 0
+        self.recent: list[Call] = []  # since what came out of them was last looked at
         self._writer = writers.Writer(run.workdir, progress.step)
         self._clock = Clock(config.batch_size)
         _, self._rate = make_optimizer(
@@ -48,21 +50,28 @@ class Recorder(contextlib.AbstractContextManager):
         self._bar = tqdm(total=config.total_steps, initial=progress.step, unit="step",
                          mininterval=1.0, disable=None)
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
         self._bar.close()
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError:
+            if kind is None:  # else what ended the training is what is to be said
+                raise
 
     def next_batch(self) -> dict[str, jax.Array]:
         """The next call's batches on the devices; what it takes counts as waiting."""
         with self._clock.waiting():
-            batch = steps.shard(next(self._run.iterator), self._run.mesh, axis=1)
+            batch = dict(next(self._run.iterator))
+            self._positions = batch.pop("position")
+            batch = steps.shard(batch, self._run.mesh, axis=1)
         if not self._calls:
             self._compiling = time.perf_counter()
             tqdm.write("compiling the training step")
         return batch
 
-    def counted(self, step: int) -> None:
+    def counted(self, step: int, logs: Mapping[str, Any]) -> None:
         """The call that ends at `step` was dispatched."""
+        self.recent.append(Call(step - len(self._positions), logs, self._positions))
         self._clock.count(self._run.config.steps_per_call)
         self._bar.update(self._run.config.steps_per_call)
         self._calls += 1

@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, experiment, steps, validation
+from cxrjax.training import checkpoint, experiment, resume, steps, validation
+from cxrjax.training.workdir import write_text
 
 
 @dataclasses.dataclass
@@ -70,17 +73,25 @@ class Progress:
     best_step: int = 0
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    def is_spent(self, patience: int) -> bool:
+        """Whether so many validations in a row were no better than the best one; 0: never."""
+        since = sum(row["step"] > self.best_step for row in self.evaluations)
+        return bool(patience) and since >= patience
+
     def history(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {"best": self.best, "best_step": self.best_step, "evaluations": self.evaluations}
 
 
-def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progress]:
+def begin(
+    config: Any, workdir: str | pathlib.Path, allow_changed_films: bool = False
+) -> tuple[Setup, Any, Progress]:
     """Opens films and workdir, checks them against each other, and makes or restores the states.
 
     Args:
       config: an experiment's config.
-      workdir: made where it is missing; a run in it is continued.
+      workdir: of the run, held by `workdir.only_writer`; a run in it is continued.
+      allow_changed_films: go on although the films changed; the run says so from then on.
 
     Raises:
       UserError: whatever the user can mend.
@@ -93,9 +104,17 @@ def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progres
     as_json = experiment.config_json(config)
     if saved is not None:
         experiment.check_same_config(saved, as_json, str(workdir))
+        if config.total_steps > saved["total_steps"]:
+            print(f"{workdir} is made longer, from {saved['total_steps']} to {config.total_steps} "
+                  "steps: from here on the learning rate is that of a run planned so long")
     if not len(films.splits["val"]):
         raise UserError("the validation split is empty, and it chooses the checkpoint")
     validation.check_monitor(config)
+    if config.batch_size > (number := len(films.splits["train"])):
+        raise UserError(
+            f"config.batch_size = {config.batch_size}, but the training split has {number} films: "
+            f"use {number} or fewer"
+        )
     mesh = steps.make_mesh()
     steps.check_batch_size(config.batch_size, mesh.size)
     steps.check_batch_size(config.eval_batch_size, mesh.size, "eval_batch_size")
@@ -106,25 +125,26 @@ def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progres
     )
     _, step_key = steps.keys_of(config.seed)
     validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
-    template = shapes_of(config)
+    template = _networks_of(config)
     foreseen = validate.foresee(template)
     validation.monitored(foreseen, config.monitor)
     validation.warn_of_idle_decoder(config, foreseen)
-    workdir.mkdir(parents=True, exist_ok=True)
     setup = Setup(
         workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh, iterator=iterator,
         step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
-        validate=validate, checkpoints=checkpoint.Checkpoints(workdir),
+        validate=validate, checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)),
         meta=experiment.make_meta(config, films),
     )
-    progress = Progress(step=setup.checkpoints.latest_step() or 0)
-    (workdir / "config.json").write_text(json.dumps(as_json, indent=1))
+    if setup.checkpoints.latest_step() is None:
+        states, progress = steps.replicate(first_states(config), mesh), Progress()
+    else:
+        states, meta, step = setup.checkpoints.restore(steps.place(template, mesh), iterator)
+        resume.check_same(meta, setup.meta, str(workdir), allow_changed_films)
+        progress = Progress(step, **meta["history"])
+    write_text(workdir / "config.json", json.dumps(as_json, indent=1))
+    # Only now, when what the run goes on from was read, is anything forgotten.
     best_steps = setup.checkpoints.forget_best_after(progress.step)
     validation.forget_predictions_after(progress.step, workdir)
-    if not progress.step:
-        return setup, steps.replicate(first_states(config), mesh), progress
-    states, meta = setup.checkpoints.restore(steps.place(template, mesh), iterator)
-    progress = Progress(progress.step, **meta["history"])
     if progress.best_step not in best_steps:  # its weights are gone: the next one is the best
         progress.best, progress.best_step = -math.inf, 0
     return setup, states, progress
@@ -133,9 +153,36 @@ def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progres
 def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The completed config of the run in a workdir; None where there is nothing to go on from."""
     path = workdir / "config.json"
-    if not checkpoint.steps_in(workdir, "latest") or not path.exists():
+    if not checkpoint.steps_in(workdir, "latest"):
         return None
-    return experiment.as_tuples(json.loads(path.read_text()))
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or "total_steps" not in found:
+            raise ValueError("it is no completed config")
+    except (OSError, ValueError) as error:
+        logging.warning("%s: %s; the config in the checkpoint is taken", path, error)
+        try:
+            found = checkpoint.config_of(workdir)
+        except checkpoint.Damaged as fault:
+            raise UserError(f"{path} is damaged ({error}), and {fault}") from None
+    return experiment.as_tuples(found)
+
+
+def _networks_of(config: Any) -> Any:
+    """`shapes_of`, with an error of one line for options that no network can have."""
+    try:
+        return shapes_of(config)
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get("CXRJAX_TRACEBACK"):
+            raise
+        options = ", ".join(f"{k}={v}" for k, v in config.model.items())
+        why = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no network can be made of config.model ({options}): {type(error).__name__}: {why} "
+            "(CXRJAX_TRACEBACK=1 shows where)"
+        ) from error
 
 
 def first_states(config: Any) -> Any:

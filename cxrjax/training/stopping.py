@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import signal
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cxrjax.data.sets.base import Films
+from cxrjax.errors import UserError
 
 
 @jax.jit
@@ -36,6 +41,80 @@ def fault_of(logs: Mapping[str, Any], states: Any = None) -> str:
             if key.rpartition("/")[2] == what and not np.isfinite(values).all():
                 return f"the {key} is {values[~np.isfinite(values)].flat[0]}"
     return "" if states is None or sound(states) else "the weights are not finite"
+
+
+class Call(NamedTuple):
+    """A compiled call of T steps: the steps before it, its logs [T], positions of films [T, B]."""
+
+    before: int
+    logs: Mapping[str, Any]
+    positions: np.ndarray
+
+
+def cause_of(calls: Sequence[Call], films: Films) -> tuple[int, str] | None:
+    """The first step whose loss is not finite, and what is to be done; None if all are.
+
+    Args:
+      calls: those since the last ones that were sound.
+      films: of the training; the films of the step are looked at again.
+    """
+    for before, logs, positions in calls:
+        values = [np.asarray(v) for k, v in jax.device_get(dict(logs)).items()
+                  if k.rpartition("/")[2] in ("loss", "grad_norm")]
+        bad = ~np.all([np.isfinite(v) for v in values], axis=0)
+        if bad.any():
+            first = int(np.argmax(bad))
+            return before + first + 1, _blame(positions[first], films)
+    return None
+
+
+LOWER = "lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+
+
+def _blame(positions: np.ndarray, films: Films) -> str:
+    names = []
+    for position in positions:
+        record = films.source[int(position)]
+        name = str(record["id"])
+        names.append(name)
+        for part in ("image", "mask"):
+            if part in record and not np.isfinite(record[part]).all():
+                return f"the {part} of film {name!r} has values that are no numbers: mend it, and "\
+                       "prepare again"
+        label = np.asarray(record["label"])
+        if not (np.isnan(label) | (label == 0) | (label == 1)).all():
+            return f"the label of film {name!r} is {label.tolist()}, not 0, 1 or unknown"
+    shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    return f"{LOWER} (the films of that step have no fault: {shown})"
+
+
+@contextlib.contextmanager
+def full_disk_told(workdir: Any, newest: Callable[[], str]) -> Iterator[None]:
+    """A disk without space, in one line that says what there is to go on from."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left on the disk of {workdir}. It holds {newest()}: make space, then the "
+            "same command goes on from there"
+        ) from None
+
+
+@contextlib.contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Memory that does not suffice, in one line that says what to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            "the device's memory does not suffice: lower config.batch_size, or set "
+            "config.model.remat=true or config.model.dtype=bfloat16 where the network has them "
+            f"({' '.join(str(error).split())[:160]})"
+        ) from None
 
 
 class StopRequest:

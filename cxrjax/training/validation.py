@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,8 +94,12 @@ def monitored(scores: Mapping[str, float], monitor: str) -> float:
 def forget_predictions_after(step: int, workdir: pathlib.Path) -> None:
     """Deletes the workdir's validation predictions that were made after `step`."""
     for path in workdir.glob("val_predictions_*.npz"):
-        with np.load(path) as saved:
-            stale = int(saved["step"]) > step
+        try:
+            with np.load(path) as saved:
+                stale = int(saved["step"]) > step
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            logging.warning("%s is damaged (%s): deleted, evaluation makes it anew", path, error)
+            stale = True
         if stale:
             path.unlink()
 

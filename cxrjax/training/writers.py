@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
+
+from cxrjax.training.workdir import write_text
 
 
 class Writer:
@@ -23,7 +26,7 @@ class Writer:
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         if self._path.exists():
             kept = [row for row in read(workdir) if row["step"] <= resume_step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
         self._board = tensorboardX.SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=resume_step + 1
@@ -45,11 +48,12 @@ class Writer:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` (none without it); a last line cut off by a kill is left out."""
+    """The rows of `metrics.jsonl` (none without it); lines that are damaged are left out."""
     path, rows = pathlib.Path(workdir) / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
