@@ -78,6 +78,7 @@ flags.DEFINE_string("against", None, "Benchmark: compare with the same network i
 flags.DEFINE_string("models", None, "Benchmark: networks, as in resnet18,densenet121.")
 flags.DEFINE_integer("size", None, "Benchmark: side of the films, instead of the config's.")
 flags.DEFINE_integer("batch", None, "Benchmark: films in a batch, instead of the config's.")
+flags.DEFINE_bool("profile", False, "Train: write a profile of a few steps to WORKDIR/profile.")
 flags.DEFINE_integer("repeats", 5, "Benchmark: turns of each side.")
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:argument].", lock_config=True)
 
