@@ -12,6 +12,28 @@ from cxrjax.metrics.calibration import brier, calibration_error
 from cxrjax.metrics.ranking import auroc
 
 _HOW = ("youden", "f1")
+_BOUNDS = ("sensitivity", "specificity")
+
+
+def parse_rule(how: str) -> tuple[str, float]:
+    """'youden', 'f1', 'sensitivity=0.95' or 'specificity=0.9' as (name, bound or nan).
+
+    Raises:
+      UserError: another word, or a bound that is not between 0 and 1.
+    """
+    name, equals, bound = (part.strip() for part in how.partition("="))
+    if name in _BOUNDS and equals:
+        try:
+            value = float(bound)
+        except ValueError:
+            value = np.nan
+        if not 0 < value <= 1:
+            raise UserError(f"operating point {how!r}: the {name} must be above 0 and at most 1")
+        return name, value
+    if how not in _HOW:
+        known = [*_HOW, *(f"{bound}=0.9" for bound in _BOUNDS)]
+        raise UserError(f"unknown way {how!r} to choose thresholds" + names.suggest(how, known))
+    return how, np.nan
 
 
 def choose_thresholds(
@@ -20,16 +42,18 @@ def choose_thresholds(
     """A threshold for each label, f64[K], to be chosen on validation and kept for the test.
 
     A film is called positive if its score >= the threshold. Thresholds are scores that occur;
-    among equally good ones the highest is taken. NaN where a label has one class only.
+    among equally good ones the highest is taken. NaN where a label has one class only, or where no
+    score keeps the bound.
 
     Args:
-      how: 'youden' maximises sensitivity + specificity - 1 (Youden 1950), 'f1' the F1 score.
+      how: 'youden' maximises sensitivity + specificity - 1 (Youden 1950), 'f1' the F1 score;
+        'sensitivity=0.95' is the highest threshold that finds at least so many of the positives,
+        'specificity=0.9' the lowest one that leaves at least so many of the negatives alone.
 
     Raises:
       UserError: unknown `how`, NaN among the scores.
     """
-    if how not in _HOW:
-        raise UserError(f"unknown way {how!r} to choose thresholds" + names.suggest(how, _HOW))
+    rule, bound = parse_rule(how)
     result = np.full(labels.shape[1], np.nan)
     for k, (y, s) in enumerate(_columns(labels, scores)):
         if y.all() or not y.any():
@@ -38,13 +62,79 @@ def choose_thresholds(
         y, s = y[order], s[order]
         last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # last film of each score
         hits, called = np.cumsum(y)[last], last + 1
-        if how == "f1":
-            value = 2 * hits / (called + y.sum())
-        else:
+        positives, negatives = y.sum(), (~y).sum()
+        if rule == "f1":
+            value = 2 * hits / (called + positives)
+        elif rule == "youden":
             # Times positives and negatives: whole numbers, so that ties are ties.
-            value = hits * (~y).sum() - (called - hits) * y.sum()
+            value = hits * negatives - (called - hits) * positives
+        elif rule == "sensitivity":
+            value = hits >= bound * positives - 1e-9  # the first one: the highest threshold
+        else:
+            left = negatives - (called - hits) >= bound * negatives - 1e-9
+            if not left.any():
+                continue
+            value = np.where(left, called, 0)
         result[k] = s[last[np.argmax(value)]]
     return result
+
+
+def of_counts(
+    tp: Real[np.ndarray, "*s"], fp: Real[np.ndarray, "*s"], fn: Real[np.ndarray, "*s"],
+    tn: Real[np.ndarray, "*s"],
+) -> dict[str, np.ndarray]:
+    """What follows from the four counts of a yes-no answer; any shape; NaN where it is 0 / 0.
+
+    MCC is (tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn)) (Matthews 1975), and 0
+    where one of the answers or one of the classes does not occur (as in scikit-learn).
+    """
+    tp, fp, fn, tn = (np.asarray(x, float) for x in (tp, fp, fn, tn))
+    films = tp + fp + fn + tn
+    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(product), 0.0)
+    return {
+        "accuracy": _ratio(tp + tn, films), "balanced accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity, "specificity": specificity, "PPV": _ratio(tp, tp + fp),
+        "NPV": _ratio(tn, tn + fn),
+        # Without positives F1 would be 0 or undefined by whether anything was called: no figure.
+        "F1": np.where(tp + fn > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+        "MCC": np.where(films > 0, mcc, np.nan),
+    }
+
+
+def at_prevalence(
+    sensitivity: Real[np.ndarray, "*s"], specificity: Real[np.ndarray, "*s"],
+    prevalence: float | int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(PPV, NPV) of a test where `prevalence` of the films are positive, by Bayes' theorem."""
+    ill, well = prevalence, 1 - prevalence
+    hit, false = sensitivity * ill, (1 - specificity) * well
+    left, missed = specificity * well, (1 - sensitivity) * ill
+    return _ratio(hit, hit + false), _ratio(left, left + missed)
+
+
+def net_benefit(
+    labels: Real[np.ndarray, " n"], probs: Real[np.ndarray, " n"],
+    thresholds: Real[np.ndarray, " t"],
+) -> dict[str, np.ndarray]:
+    """The decision curve: net benefit f64[T] of acting on a film whose probability >= p_t.
+
+        tp / n - fp / n * p_t / (1 - p_t)              (Vickers & Elkin, Med Decis Making 2006)
+
+    Returns:
+      'model', and beside it 'all' (every film is acted on) and 'none' (0).
+    """
+    ((y, p),) = _columns(labels[:, None], probs[:, None])
+    t = np.asarray(thresholds, float)
+    if not len(y):
+        return {key: np.full(len(t), np.nan) for key in ("model", "all", "none")}
+    odds = t / (1 - t)
+    above = [len(x) - np.searchsorted(np.sort(x), t, "left") for x in (p[y], p[~y])]
+    share = y.mean()
+    return {"model": (above[0] - above[1] * odds) / len(y), "all": share - (1 - share) * odds,
+            "none": np.zeros(len(t))}
 
 
 def at_thresholds(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Real
 from scipy import stats
-from scipy.special import expit, softmax
+from scipy.special import expit, logsumexp, softmax
 from sklearn import metrics as sk
 
 from cxrjax.metrics._common import _columns
@@ -23,6 +23,18 @@ def probabilities(logits: Float[np.ndarray, "n k"], task: str) -> Float[np.ndarr
     return expit(logits) if task == "multilabel" else softmax(logits, axis=-1)
 
 
+def log_odds(logits: Float[np.ndarray, "n k"], task: str) -> Float[np.ndarray, "n k"]:
+    """ln(p / (1 - p)) of `probabilities`, float64: the same order, without ties where p is 1.
+
+    Ranks are made from these: of two films that a network is quite sure of, both may have the
+    probability 1.0 and still not the same logit.
+    """
+    z = logits.astype(np.float64)
+    if task == "multilabel":
+        return z
+    k = z.shape[-1]
+    others = np.stack([np.delete(np.arange(k), j) for j in range(k)])
+    return z - logsumexp(z[:, others], axis=-1)
 
 
 def auroc(labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"]) -> np.ndarray:
@@ -50,7 +62,7 @@ def average_precision(
     """
     return np.array(
         [
-            sk.average_precision_score(y, s) if y.any() else np.nan
+            sk.average_precision_score(y, stats.rankdata(s)) if y.any() else np.nan
             for y, s in _columns(labels, scores)
         ]
     )
@@ -66,7 +78,10 @@ def roc_curve(
     ((y, s),) = _columns(labels[:, None], scores[:, None])
     if y.all() or not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
-    return sk.roc_curve(y, s)
+    # By ranks, as scikit-learn refuses infinite scores; the thresholds are the scores again.
+    known, rank = np.unique(s, return_inverse=True)
+    false, true, at = sk.roc_curve(y, rank)
+    return false, true, np.append(np.inf, known[at[1:].astype(int)])
 
 
 def precision_recall_curve(
@@ -79,4 +94,6 @@ def precision_recall_curve(
     ((y, s),) = _columns(labels[:, None], scores[:, None])
     if not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
-    return sk.precision_recall_curve(y, s)
+    known, rank = np.unique(s, return_inverse=True)
+    precision, recall, at = sk.precision_recall_curve(y, rank)
+    return precision, recall, known[at.astype(int)]
