@@ -288,9 +288,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         rows = []
         figures = [f for f in ("macro AUROC", "accuracy", "macro recall") if f in judged[WHOLE]]
         for variant, own in judged.items():
-            cells = [f"{tables.number(own['macro AUROC'])} ("
-                     f"{tables.number(own['macro AUROC low'])} to "
-                     f"{tables.number(own['macro AUROC high'])})"]
+            ends = tables.interval(own["macro AUROC low"], own["macro AUROC high"])
+            cells = [f"{tables.number(own['macro AUROC'])} ({ends})"]
             cells += [tables.number(own[f]) for f in figures[1:]]
             shares = [own[f"beyond {figure}"] for figure in result["chance"]]
             rows.append([variant, *cells, *map(_percent, shares)])
