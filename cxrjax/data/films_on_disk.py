@@ -19,7 +19,7 @@ from cxrjax.errors import UserError
 
 # Pictures of kinds that cannot be read count as films too: they are named as failures.
 SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".bmp", ".tif", ".tiff"}
-Failures = list[tuple[pathlib.Path, str]]
+Failures = list[tuple[pathlib.Path, str]]  # (file, why it could not be read)
 
 
 def find_films(images: str | None) -> list[pathlib.Path]:

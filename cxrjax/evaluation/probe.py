@@ -111,8 +111,7 @@ def probe(
             "give --masks_from=WORKDIR of a run with a decoder"
         )
     labels = input_pipeline.labels_of(films, positions)
-    column = next((c for c in ("patient", "group") if c in films.table), None)
-    clusters = films.table[column][positions] if column else None
+    _, clusters = films.clusters(positions)
     counts = bootstrap.resample(len(positions), seed=0, cluster=clusters)
     result = {
         "split": split, "tta": tta, "protocol": films.info.get("protocol", ""),

@@ -36,7 +36,7 @@ def write(
       labels: of the films.
       logits: of every network.
       published: `sets._published.Published` figures of the data set.
-      clusters: {column: patient or group of each film}, for predictions.csv.
+      clusters: {column: patient or group of each film} for predictions.csv; None where not known.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 """How far probabilities are from frequencies: calibration error and Brier score."""
 
-
+from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Real
 
 from cxrjax.errors import UserError
-from cxrjax.metrics._common import _columns
+from cxrjax.metrics._common import known_columns
 
 
 def brier(labels: Real[np.ndarray, "n k"], probs: Real[np.ndarray, "n k"]) -> np.ndarray:
@@ -16,7 +16,7 @@ def brier(labels: Real[np.ndarray, "n k"], probs: Real[np.ndarray, "n k"]) -> np
     """
     _check_probabilities(probs)
     return np.array(
-        [np.mean((s - y) ** 2) if len(y) else np.nan for y, s in _columns(labels, probs)]
+        [np.mean((s - y) ** 2) if len(y) else np.nan for y, s in known_columns(labels, probs)]
     )
 
 
@@ -30,7 +30,7 @@ def calibration_error(
     """
     _check_probabilities(probs)
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, p) in enumerate(_columns(labels, probs)):
+    for k, (y, p) in enumerate(known_columns(labels, probs)):
         if len(y):
             index = np.minimum((p * bins).astype(int), bins - 1)
             gaps = np.bincount(index, weights=y - p, minlength=bins)

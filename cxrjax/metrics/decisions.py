@@ -1,17 +1,17 @@
 """Figures of decisions: thresholds, confusion matrices, sensitivity, specificity, F1."""
 
-
+from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Integer, Real
 
 from cxrjax import names
 from cxrjax.errors import UserError
-from cxrjax.metrics._common import _columns, _ratio, mean_counted
+from cxrjax.metrics._common import known_columns, mean_counted, ratio
 from cxrjax.metrics.calibration import brier, calibration_error
 from cxrjax.metrics.ranking import auroc
 
-_HOW = ("youden", "f1")
+_HOW = ("youden", "f1")  # the ways to choose a threshold
 
 
 def choose_thresholds(
@@ -31,7 +31,7 @@ def choose_thresholds(
     if how not in _HOW:
         raise UserError(f"unknown way {how!r} to choose thresholds" + names.suggest(how, _HOW))
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, s) in enumerate(_columns(labels, scores)):
+    for k, (y, s) in enumerate(known_columns(labels, scores)):
         if y.all() or not y.any():
             continue
         order = np.argsort(-s, kind="stable")
@@ -58,7 +58,7 @@ def at_thresholds(
     'films' (with a known label), 'positives', 'called'. NaN where the denominator is 0 (precision:
     nothing was called positive), the threshold is NaN, or (F1) no film is positive.
     """
-    columns = list(_columns(labels, scores))
+    columns = list(known_columns(labels, scores))
     rows = []
     for (y, s), threshold in zip(columns, thresholds):
         called = s >= threshold
@@ -134,11 +134,11 @@ def confusion_scores(matrix: Real[np.ndarray, "*s k k"]) -> dict[str, np.ndarray
     classes = there.sum(axis=-1)
 
     def macro(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        ratio = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
-        return _ratio(ratio.sum(axis=-1), classes)
+        rates = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
+        return ratio(rates.sum(axis=-1), classes)
 
     return {
-        "accuracy": _ratio(hits.sum(axis=-1), films.sum(axis=-1)),
+        "accuracy": ratio(hits.sum(axis=-1), films.sum(axis=-1)),
         "macro_precision": macro(hits, called),
         "macro_recall": macro(hits, films),
         "macro_f1": macro(2 * hits, films + called),
@@ -156,7 +156,7 @@ def class_scores(matrix: Real[np.ndarray, "k k"]) -> dict[str, np.ndarray]:
     precision = np.where(there, np.where(called > 0, hits / np.maximum(called, 1), 0.0), np.nan)
     return {
         "precision": precision,
-        "sensitivity": _ratio(hits, films),
-        "specificity": _ratio(total - films - called + hits, total - films),
-        "f1": np.where(there, _ratio(2 * hits, films + called), np.nan),
+        "sensitivity": ratio(hits, films),
+        "specificity": ratio(total - films - called + hits, total - films),
+        "f1": np.where(there, ratio(2 * hits, films + called), np.nan),
     }

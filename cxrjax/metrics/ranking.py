@@ -14,15 +14,13 @@ from scipy import stats
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from cxrjax.metrics._common import _columns
+from cxrjax.metrics._common import known_columns
 
 
 def probabilities(logits: Float[np.ndarray, "n k"], task: str) -> Float[np.ndarray, "n k"]:
     """Sigmoids of multi-label logits, the softmax of one-of-N logits; float64."""
     logits = logits.astype(np.float64)
     return expit(logits) if task == "multilabel" else softmax(logits, axis=-1)
-
-
 
 
 def auroc(labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"]) -> np.ndarray:
@@ -32,7 +30,7 @@ def auroc(labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"]) -> n
     NaN where a label has no positive or no negative film.
     """
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, s) in enumerate(_columns(labels, scores)):
+    for k, (y, s) in enumerate(known_columns(labels, scores)):
         positives = int(y.sum())
         negatives = len(y) - positives
         if positives and negatives:
@@ -51,7 +49,7 @@ def average_precision(
     return np.array(
         [
             sk.average_precision_score(y, s) if y.any() else np.nan
-            for y, s in _columns(labels, scores)
+            for y, s in known_columns(labels, scores)
         ]
     )
 
@@ -63,7 +61,7 @@ def roc_curve(
 
     Empty arrays where the label has one class only.
     """
-    ((y, s),) = _columns(labels[:, None], scores[:, None])
+    ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if y.all() or not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
     return sk.roc_curve(y, s)
@@ -76,7 +74,7 @@ def precision_recall_curve(
 
     Empty arrays where the label has no positive film.
     """
-    ((y, s),) = _columns(labels[:, None], scores[:, None])
+    ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
     return sk.precision_recall_curve(y, s)
