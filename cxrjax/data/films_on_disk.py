@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cxrjax.data import artifacts, preprocess, reading
-from cxrjax.data.parallel import ordered_map
+from cxrjax.data.parallel import cores, ordered_map
 from cxrjax.errors import UserError
 
 # Pictures of kinds that cannot be read count as films too: they are named as failures.
@@ -115,7 +115,7 @@ def read_all(
         except UserError as error:
             return path, None, None, str(error)
 
-    for path, film, ready, error in ordered_map(read, paths, min(8, os.cpu_count() or 1)):
+    for path, film, ready, error in ordered_map(read, paths, min(8, cores())):
         if error:
             failures.append((path, error.removeprefix(f"{path}: ")))
         else:

@@ -239,7 +239,7 @@ def with_test_films(opened):
          "answers to Left, Right, Top"),
         ({}, lambda f: dataclasses.replace(f, source=toy.Source(96, 20, False)),
          "prepared otherwise: image_shape"),
-        ({}, with_test_films, "64 films of our test split"),
+        ({}, with_test_films, "was trained on 64 films of the test split"),
     ],
 )
 def test_teachers_that_do_not_fit_are_refused(teacher, fields, change, words):
