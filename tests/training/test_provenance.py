@@ -8,7 +8,7 @@ from cxrjax.training import provenance
 
 
 def test_films_that_were_trained_on_are_found_in_each_split():
-    films = toy.films()
+    films = toy.load({**toy.DEFAULTS, "image_size": 16})
     ids = {split: films.table["id"][p].tolist() for split, p in films.splits.items()}
     assert provenance.leaked(ids["train"], films) == {}
     trained = [ids["test"][2], *ids["train"], ids["test"][0], "a film of somebody else's"]
@@ -17,7 +17,7 @@ def test_films_that_were_trained_on_are_found_in_each_split():
 
 
 def test_the_sentence_names_who_how_many_and_the_first():
-    films = toy.films()
+    films = toy.load({**toy.DEFAULTS, "image_size": 16})
     names = films.table["id"][films.splits["test"]].tolist()
     provenance.check_not_trained_on(["elsewhere"], films, "the run", "mend it")
     with pytest.raises(UserError) as error:
