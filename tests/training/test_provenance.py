@@ -1,10 +1,10 @@
 """Films that were trained on are found among those held out."""
 
 import pytest
-import toy
 
 from cxrjax.errors import UserError
 from cxrjax.training import provenance
+from tests import toy
 
 
 def test_films_that_were_trained_on_are_found_in_each_split():
