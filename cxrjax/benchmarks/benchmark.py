@@ -26,13 +26,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from cxrjax import models as networks
 from cxrjax.benchmarks import machine, table, torch_comparison
 from cxrjax.data import artifacts, augment, input_pipeline, sets
+from cxrjax.data.parallel import cores
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of, suggest
@@ -79,7 +79,7 @@ def main(
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(against), "rows": rows, "host": None,
         # Taken before we add to it: what else the machine is doing.
-        "load": os.getloadavg()[0], "cores": joblib.cpu_count(),
+        "load": os.getloadavg()[0], "cores": cores(),
     }
     asked = [None] if given else names
     for name in [*asked, "host"]:

@@ -31,7 +31,7 @@ from cxrjax import tables
 from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import plots, report
-from cxrjax.evaluation.saved import MULTICLASS, Evaluated, aligned, read, title
+from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_networks, title
 from cxrjax.metrics import bootstrap, decisions, ranking
 from cxrjax.names import suggest
 from cxrjax.training.experiment import MAY_CHANGE, flat
@@ -47,7 +47,7 @@ class Entry:
     """A row of the comparison: one network of one experiment, trained with one seed or several."""
 
     name: str
-    runs: tuple[Evaluated, ...]
+    runs: tuple[SavedNetwork, ...]
 
     @property
     def seeds(self) -> list[int]:
@@ -127,7 +127,7 @@ def compare(
       UserError: a run was not evaluated, or not on the same films, labels, split and masks; there
         is no such entry.
     """
-    networks = [network for workdir in workdirs for network in read(workdir, split)]
+    networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
     networks = aligned(networks)
     entries = group(networks)
     by_name = {entry.name: entry for entry in entries}
@@ -181,7 +181,7 @@ def compare(
 # --- experiments
 
 
-def settings(run: Evaluated) -> dict[str, Any]:
+def settings(run: SavedNetwork) -> dict[str, Any]:
     """The fields of a run's config, and how it was evaluated, that make it another experiment.
 
     Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
@@ -198,9 +198,9 @@ def settings(run: Evaluated) -> dict[str, Any]:
     return found
 
 
-def group(networks: Sequence[Evaluated]) -> list[Entry]:
+def group(networks: Sequence[SavedNetwork]) -> list[Entry]:
     """Networks of one name whose runs differ in nothing but the seed, as one entry each."""
-    groups: dict[str, list[Evaluated]] = {}
+    groups: dict[str, list[SavedNetwork]] = {}
     for run in networks:
         key = json.dumps([run.network, settings(run)], sort_keys=True, default=str)
         # A second run of one seed says nothing about seeds: it begins an entry of its own.
@@ -254,7 +254,7 @@ def sample(
             if all(f in own for own in every)}
 
 
-def _sample_run(run: Evaluated, counts: np.ndarray) -> dict[str, np.ndarray]:
+def _sample_run(run: SavedNetwork, counts: np.ndarray) -> dict[str, np.ndarray]:
     areas = bootstrap.auroc(run.labels, run.scores, counts)
     out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.scores))}
     if run.report["task"] == "multiclass":

@@ -141,8 +141,7 @@ def evaluate(
         ids, outputs = predict_split(run, films, split, predict, mesh)
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
-    column = next((c for c in ("patient", "group") if c in films.table), None)
-    clusters = films.table[column][films.splits[split]] if column else None
+    unit, clusters = films.clusters(films.splits[split])
     result = {
         "run": {
             "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
@@ -158,7 +157,7 @@ def evaluate(
         "labels": list(films.labels), "task": films.task, "split": split,
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
         "films": len(ids),
-        "intervals": f"bootstrap over {column + 's' if column else 'films'}, 1,000 resamples",
+        "intervals": f"bootstrap over {unit}s, 1,000 resamples",
         "structures": list(films.masks),
         "networks": {
             name: judge.judge_network(
@@ -179,8 +178,7 @@ def evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    report.write(folder, result, ids, labels, logits, published,
-                 {column: clusters} if column else None)
+    report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented)
     for name, out in segmented.items():

@@ -111,8 +111,7 @@ def probe(
             "give --masks_from=WORKDIR of a run with a decoder"
         )
     labels = input_pipeline.labels_of(films, positions)
-    column = next((c for c in ("patient", "group") if c in films.table), None)
-    clusters = films.table[column][positions] if column else None
+    _, clusters = films.clusters(positions)
     counts = bootstrap.resample(len(positions), seed=0, cluster=clusters)
     result = {
         "split": split, "tta": tta, "protocol": films.info.get("protocol", ""),
@@ -288,9 +287,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         rows = []
         figures = [f for f in ("macro AUROC", "accuracy", "macro recall") if f in judged[WHOLE]]
         for variant, own in judged.items():
-            cells = [f"{tables.number(own['macro AUROC'])} ("
-                     f"{tables.number(own['macro AUROC low'])} to "
-                     f"{tables.number(own['macro AUROC high'])})"]
+            ends = tables.interval(own["macro AUROC low"], own["macro AUROC high"])
+            cells = [f"{tables.number(own['macro AUROC'])} ({ends})"]
             cells += [tables.number(own[f]) for f in figures[1:]]
             shares = [own[f"beyond {figure}"] for figure in result["chance"]]
             rows.append([variant, *cells, *map(_percent, shares)])

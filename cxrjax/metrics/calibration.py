@@ -16,7 +16,7 @@ from scipy import optimize
 from scipy.special import expit, log_softmax, xlog1py, xlogy
 
 from cxrjax.errors import UserError
-from cxrjax.metrics._common import _columns
+from cxrjax.metrics._common import known_columns
 
 BINS = 15
 Number = float | int
@@ -29,14 +29,14 @@ def brier(labels: Real[np.ndarray, "n k"], probs: Real[np.ndarray, "n k"]) -> np
     """
     _check_probabilities(probs)
     return np.array(
-        [np.mean((s - y) ** 2) if len(y) else np.nan for y, s in _columns(labels, probs)]
+        [np.mean((s - y) ** 2) if len(y) else np.nan for y, s in known_columns(labels, probs)]
     )
 
 
 def brier_skill(labels: Real[np.ndarray, "n k"], probs: Real[np.ndarray, "n k"]) -> np.ndarray:
     """1 - Brier score / that of calling every film by the prevalence, f64[K]; NaN of one class."""
     reference = np.array([np.mean(y) * (1 - np.mean(y)) if len(y) else np.nan
-                          for y, _ in _columns(labels, probs)])
+                          for y, _ in known_columns(labels, probs)])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(reference > 0, 1 - brier(labels, probs) / reference, np.nan)
 
@@ -65,7 +65,7 @@ def calibration_error(
     """
     _check_probabilities(probs)
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, p) in enumerate(_columns(labels, probs)):
+    for k, (y, p) in enumerate(known_columns(labels, probs)):
         if len(y):
             gaps = np.bincount(bin_of(p, bins, mass), weights=y - p)
             result[k] = np.abs(gaps).sum() / len(y)
@@ -83,7 +83,7 @@ def reliability(
       i64[B].
     """
     _check_probabilities(probs)
-    ((y, p),) = _columns(labels[:, None], probs[:, None])
+    ((y, p),) = known_columns(labels[:, None], probs[:, None])
     index = bin_of(p, bins, mass)
     films = np.bincount(index)
     there = films > 0
@@ -102,7 +102,7 @@ def slope_and_intercept(
     calibrated; below 1 the network is too sure of itself. The last one, "calibration in the large",
     is the shift alone. NaN where there is one class only, or where no finite answer is best.
     """
-    ((y, z),) = _columns(labels[:, None], logits[:, None])
+    ((y, z),) = known_columns(labels[:, None], logits[:, None])
     if y.all() or not y.any() or not np.ptp(z):
         return np.nan, np.nan, np.nan
     y = y.astype(float)
@@ -174,7 +174,7 @@ def fit_map(
         raise UserError("platt moves each label by itself and so changes the answer of one label "
                         "of N: choose temperature")
     slopes, intercepts, kept = [1.0] * k, [0.0] * k, [True] * k
-    for j, (y, z) in enumerate(_columns(labels, logits)):
+    for j, (y, z) in enumerate(known_columns(labels, logits)):
         positives, negatives = int(y.sum()), int((~y).sum())
         if not positives or not negatives or not np.ptp(z):
             continue
@@ -211,7 +211,7 @@ def apply_map(
 def log_loss(labels: Real[np.ndarray, "n k"], probs: Real[np.ndarray, "n k"]) -> np.ndarray:
     """Mean of -(y ln p + (1 - y) ln(1 - p)) of each label, f64[K]."""
     return np.array([-np.mean(xlogy(y, p) + xlog1py(1 - y, -p)) if len(y) else np.nan
-                     for y, p in _columns(labels, probs)])
+                     for y, p in known_columns(labels, probs)])
 
 
 def _check_probabilities(probs: np.ndarray) -> None:

@@ -1,17 +1,17 @@
 """Figures of decisions: thresholds, confusion matrices, sensitivity, specificity, F1."""
 
-
+from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Integer, Real
 
 from cxrjax import names
 from cxrjax.errors import UserError
-from cxrjax.metrics._common import _columns, _ratio, mean_counted
+from cxrjax.metrics._common import known_columns, mean_counted, ratio
 from cxrjax.metrics.calibration import brier, calibration_error
 from cxrjax.metrics.ranking import auroc
 
-_HOW = ("youden", "f1")
+_HOW = ("youden", "f1")  # the ways to choose a threshold
 _BOUNDS = ("sensitivity", "specificity")
 
 
@@ -55,7 +55,7 @@ def choose_thresholds(
     """
     rule, bound = parse_rule(how)
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, s) in enumerate(_columns(labels, scores)):
+    for k, (y, s) in enumerate(known_columns(labels, scores)):
         if y.all() or not y.any():
             continue
         order = np.argsort(-s, kind="stable")
@@ -90,16 +90,16 @@ def of_counts(
     """
     tp, fp, fn, tn = (np.asarray(x, float) for x in (tp, fp, fn, tn))
     films = tp + fp + fn + tn
-    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     with np.errstate(divide="ignore", invalid="ignore"):
         mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(product), 0.0)
     return {
-        "accuracy": _ratio(tp + tn, films), "balanced accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity, "specificity": specificity, "PPV": _ratio(tp, tp + fp),
-        "NPV": _ratio(tn, tn + fn),
+        "accuracy": ratio(tp + tn, films), "balanced accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity, "specificity": specificity, "PPV": ratio(tp, tp + fp),
+        "NPV": ratio(tn, tn + fn),
         # Without positives F1 would be 0 or undefined by whether anything was called: no figure.
-        "F1": np.where(tp + fn > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+        "F1": np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
         "MCC": np.where(films > 0, mcc, np.nan),
     }
 
@@ -112,7 +112,7 @@ def at_prevalence(
     ill, well = prevalence, 1 - prevalence
     hit, false = sensitivity * ill, (1 - specificity) * well
     left, missed = specificity * well, (1 - sensitivity) * ill
-    return _ratio(hit, hit + false), _ratio(left, left + missed)
+    return ratio(hit, hit + false), ratio(left, left + missed)
 
 
 def net_benefit(
@@ -126,7 +126,7 @@ def net_benefit(
     Returns:
       'model', and beside it 'all' (every film is acted on) and 'none' (0).
     """
-    ((y, p),) = _columns(labels[:, None], probs[:, None])
+    ((y, p),) = known_columns(labels[:, None], probs[:, None])
     t = np.asarray(thresholds, float)
     if not len(y):
         return {key: np.full(len(t), np.nan) for key in ("model", "all", "none")}
@@ -148,7 +148,7 @@ def at_thresholds(
     'films' (with a known label), 'positives', 'called'. NaN where the denominator is 0 (precision:
     nothing was called positive), the threshold is NaN, or (F1) no film is positive.
     """
-    columns = list(_columns(labels, scores))
+    columns = list(known_columns(labels, scores))
     rows = []
     for (y, s), threshold in zip(columns, thresholds):
         called = s >= threshold
@@ -224,11 +224,11 @@ def confusion_scores(matrix: Real[np.ndarray, "*s k k"]) -> dict[str, np.ndarray
     classes = there.sum(axis=-1)
 
     def macro(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        ratio = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
-        return _ratio(ratio.sum(axis=-1), classes)
+        rates = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
+        return ratio(rates.sum(axis=-1), classes)
 
     return {
-        "accuracy": _ratio(hits.sum(axis=-1), films.sum(axis=-1)),
+        "accuracy": ratio(hits.sum(axis=-1), films.sum(axis=-1)),
         "macro_precision": macro(hits, called),
         "macro_recall": macro(hits, films),
         "macro_f1": macro(2 * hits, films + called),
@@ -246,7 +246,7 @@ def class_scores(matrix: Real[np.ndarray, "k k"]) -> dict[str, np.ndarray]:
     precision = np.where(there, np.where(called > 0, hits / np.maximum(called, 1), 0.0), np.nan)
     return {
         "precision": precision,
-        "sensitivity": _ratio(hits, films),
-        "specificity": _ratio(total - films - called + hits, total - films),
-        "f1": np.where(there, _ratio(2 * hits, films + called), np.nan),
+        "sensitivity": ratio(hits, films),
+        "specificity": ratio(total - films - called + hits, total - films),
+        "f1": np.where(there, ratio(2 * hits, films + called), np.nan),
     }

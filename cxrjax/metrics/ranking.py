@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import expit, logsumexp, softmax
 from sklearn import metrics as sk
 
-from cxrjax.metrics._common import _columns
+from cxrjax.metrics._common import known_columns
 
 
 def probabilities(logits: Float[np.ndarray, "n k"], task: str) -> Float[np.ndarray, "n k"]:
@@ -44,7 +44,7 @@ def auroc(labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"]) -> n
     NaN where a label has no positive or no negative film.
     """
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, s) in enumerate(_columns(labels, scores)):
+    for k, (y, s) in enumerate(known_columns(labels, scores)):
         positives = int(y.sum())
         negatives = len(y) - positives
         if positives and negatives:
@@ -63,7 +63,7 @@ def average_precision(
     return np.array(
         [
             sk.average_precision_score(y, stats.rankdata(s)) if y.any() else np.nan
-            for y, s in _columns(labels, scores)
+            for y, s in known_columns(labels, scores)
         ]
     )
 
@@ -75,7 +75,7 @@ def roc_curve(
 
     Empty arrays where the label has one class only.
     """
-    ((y, s),) = _columns(labels[:, None], scores[:, None])
+    ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if y.all() or not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
     # By ranks, as scikit-learn refuses infinite scores; the thresholds are the scores again.
@@ -91,7 +91,7 @@ def precision_recall_curve(
 
     Empty arrays where the label has no positive film.
     """
-    ((y, s),) = _columns(labels[:, None], scores[:, None])
+    ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
     known, rank = np.unique(s, return_inverse=True)

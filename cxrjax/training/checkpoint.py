@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.training.saved_configs import in_todays_names
 
 WHICH = ("best", "latest")
 _NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
@@ -281,4 +282,4 @@ def restore_variables(
                 meta=ocp.args.JsonRestore(),
             ),
         )
-    return restored["config"], restored["meta"], restored["state"], step
+    return in_todays_names(restored["config"]), restored["meta"], restored["state"], step

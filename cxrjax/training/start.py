@@ -21,6 +21,7 @@ from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
 from cxrjax.training import checkpoint, experiment, steps, validation
+from cxrjax.training.saved_configs import in_todays_names
 
 
 @dataclasses.dataclass
@@ -102,7 +103,7 @@ def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progres
     scheme = scheme_of(config)
     iterator = input_pipeline.train_iterator(
         films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
-        config.threads, config.workers,
+        config.threads, config.reading_processes,
     )
     _, step_key = steps.keys_of(config.seed)
     validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
@@ -135,7 +136,7 @@ def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     if not checkpoint.steps_in(workdir, "latest") or not path.exists():
         return None
-    return experiment.as_tuples(json.loads(path.read_text()))
+    return experiment.as_tuples(in_todays_names(json.loads(path.read_text())))
 
 
 def first_states(config: Any) -> Any:

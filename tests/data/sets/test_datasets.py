@@ -201,7 +201,8 @@ def test_label_versions(tmp_path):
 
 
 def test_a_killed_preparation_leaves_nothing_to_read(tmp_path):
-    given = options("chestxray14", make_nih(tmp_path / "raw"), tmp_path / "prepared", workers=1)
+    raw = make_nih(tmp_path / "raw")
+    given = options("chestxray14", raw, tmp_path / "prepared", preparing_threads=1)
     script = (
         "import time\n"
         "from cxrjax.data import sets\n"
