@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import pathlib
 import pkgutil
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,18 +39,22 @@ def config_folder() -> pathlib.Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def config_names() -> list[str]:
+    """Names of the configs that came with the package."""
+    return sorted(p.stem for p in config_folder().glob("*.py") if not p.name.startswith("_"))
+
+
 def config_file(name: str) -> pathlib.Path:
     """The config file `name` of the package, with or without `.py`.
 
     Raises:
       UserError: there is none of that name.
     """
-    folder = config_folder()
-    known = sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_"))
+    known = config_names()
     name = name.removesuffix(".py")
     if name not in known:
         raise UserError(f"no config {name!r} came with cxrjax" + suggest(name, known))
-    return folder / f"{name}.py"
+    return config_folder() / f"{name}.py"
 
 
 def load_config_file(path: pathlib.Path) -> Any:
@@ -57,6 +63,39 @@ def load_config_file(path: pathlib.Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config
+
+
+def open_config(text: str) -> Any:
+    """What a config's `get_config` gives: of 'phantom', 'my/own.py' or 'phantom:resnet50,size=96'.
+
+    A bare name is that of a config of the package, unless a file of this name is at hand; what
+    stands after the colon is handed to `get_config`.
+
+    Raises:
+      UserError: there is no such config, or an error in its file (with the line).
+    """
+    name, colon, argument = text.partition(":")
+    path = pathlib.Path(name).expanduser()
+    if not path.is_file():
+        if path.parent != pathlib.Path("."):
+            ours = path.stem in config_names()
+            raise UserError(
+                f"no config file {name}" + (f"; did you mean --config={path.stem}?" if ours else "")
+            )
+        path = config_file(name)
+    try:
+        return load_config_file(path)(*[argument] * bool(colon))
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get("CXRJAX_TRACEBACK"):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines = [error.lineno]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def resolve_path(path: str) -> Any:

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -112,6 +113,7 @@ def _alone(function: Callable, *args: Any) -> Any:
 
 def _begin() -> None:
     """In the fresh process: true compile times, and room for the other side on the GPU."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to answer
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     jax.config.update("jax_enable_compilation_cache", False)
 
