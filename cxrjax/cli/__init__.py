@@ -7,6 +7,7 @@ the flags are right: a refused flag is answered in a tenth of a second.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import os
 import platform
@@ -14,6 +15,7 @@ import signal
 import sys
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -105,10 +107,27 @@ def keep_compiled_programs() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(folder))
 
 
+def raise_where_it_is_heard(_: int, frame: Any) -> None:
+    """The handler of SIGINT: KeyboardInterrupt, but a moment later where Python would swallow it.
+
+    That is in `__del__` and in what is called around a garbage collection (JAX has such a
+    function): the exception is printed there as ignored, and the program goes on.
+    """
+    deaf = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in deaf or frame.f_code.co_name == "__del__":
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def run() -> None:
     """The console command `cxrjax`, `python -m cxrjax` and `python launch.py`."""
     take_huge_pages()
     keep_compiled_programs()
     faulthandler.enable()
+    signal.signal(signal.SIGINT, raise_where_it_is_heard)
+    signal.signal(signal.SIGALRM, raise_where_it_is_heard)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     sys.exit(main(sys.argv))
