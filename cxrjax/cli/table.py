@@ -68,7 +68,10 @@ class Kind(flags.ArgumentParser):
         return self._read(argument) if isinstance(argument, str) else argument
 
 
-def _number(type_: type, what: str, least: float, most: float = float("inf"), above: bool = False):
+def _number(
+    type_: type, what: str, least: int | float, most: int | float = float("inf"),
+    above: bool = False,
+) -> Callable[[str], Any]:
     """A reader of numbers from `least` (or just above it) to `most`."""
 
     def read(text: str) -> int | float:
