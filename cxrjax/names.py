@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import os
 import pathlib
 import pkgutil
+import sys
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +32,17 @@ def public_modules(package: str) -> list[str]:
     """Names of the modules in `cxrjax.<package>` that a config may name."""
     module = importlib.import_module(f"cxrjax.{package}")
     return [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
+
+
+def program(name: str = "") -> str:
+    """How the user calls us, as a message repeats it: 'python launch.py', 'cxrjax', ...
+
+    Args:
+      name: of the program, by default this process's: in a notebook or test that is another's, and
+        the console command is named.
+    """
+    name = os.path.basename(name or (sys.argv or [""])[0])
+    return {"launch.py": "python launch.py", "__main__.py": "python -m cxrjax"}.get(name, "cxrjax")
 
 
 def config_folder() -> pathlib.Path:
@@ -65,6 +78,30 @@ def load_config_file(path: pathlib.Path) -> Any:
     return module.get_config
 
 
+def find_config(name: str) -> pathlib.Path:
+    """The file of a config, by its name in the package or by its path; see `open_config`."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.parent == pathlib.Path("."):
+        return config_file(name)
+    ours = f"; did you mean --config={path.stem}?" if path.stem in config_names() else ""
+    raise UserError(f"no config file {name}{ours}")
+
+
+def about_config(name: str) -> str:
+    """What a config says of itself and of its argument, read from its file without running it."""
+    path = find_config(name)
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+    makes = [node for node in tree.body
+             if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
+    said = [ast.get_docstring(node) for node in [tree, *makes]]
+    return "\n\n".join(text for text in said if text)
+
+
 def open_config(text: str) -> Any:
     """What a config's `get_config` gives: of 'phantom', 'my/own.py' or 'phantom:resnet50,size=96'.
 
@@ -75,14 +112,7 @@ def open_config(text: str) -> Any:
       UserError: there is no such config, or an error in its file (with the line).
     """
     name, colon, argument = text.partition(":")
-    path = pathlib.Path(name).expanduser()
-    if not path.is_file():
-        if path.parent != pathlib.Path("."):
-            ours = path.stem in config_names()
-            raise UserError(
-                f"no config file {name}" + (f"; did you mean --config={path.stem}?" if ours else "")
-            )
-        path = config_file(name)
+    path = find_config(name)
     try:
         return load_config_file(path)(*[argument] * bool(colon))
     except UserError:

@@ -19,9 +19,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from cxrjax import __version__
+from cxrjax import __version__, names
 from cxrjax.cli import reading, shown
-from cxrjax.cli.table import MODES
+from cxrjax.cli.table import MODES, flags_of
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
@@ -66,9 +66,13 @@ def _do(argv: list[str]) -> int | None:
     if first.version:
         print(f"cxrjax {__version__}")
         return 0
-    program = shown.program(argv[0])
+    program = names.program(argv[0])
     if len(argv) == 1 or any(first[name].value for name in _HELP):
-        print(shown.overview(program) if mode is None else shown.of_mode(mode, program))
+        parts = [shown.overview(program) if mode is None else shown.of_mode(mode, program)]
+        if "config" in flags_of(mode or ""):
+            given = [word.partition("=")[2] for word in rest if word.startswith("--config=")]
+            parts += [shown.of_config(text) for text in given]
+        print("\n\n".join(parts))
         return 0
     arguments = reading.parse(mode, rest)
     verbosity = arguments.pop("verbosity")

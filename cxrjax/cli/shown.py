@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 
 from cxrjax import names
 from cxrjax.cli.table import MODES, flags_of
-
-
-def program(name: str) -> str:
-    """How the program was called: 'python launch.py', 'python -m cxrjax' or 'cxrjax'."""
-    name = os.path.basename(name)
-    return {"launch.py": "python launch.py", "__main__.py": "python -m cxrjax"}.get(name, "cxrjax")
 
 
 def overview(call: str) -> str:
@@ -23,9 +16,13 @@ def overview(call: str) -> str:
     lines += [f"  {name:{width}}  {mode.words}" for name, mode in MODES.items()]
     lines += ["", "examples:"]
     lines += [f"  {call} --mode={name} {mode.example}" for name, mode in MODES.items()]
-    lines += ["", f"configs that came with it: {', '.join(names.config_names())}",
-              f"the flags of a mode: {call} --mode=MODE --help"]
+    lines += ["", *_configs(), f"the flags of a mode: {call} --mode=MODE --help"]
     return "\n".join(lines)
+
+
+def _configs() -> list[str]:
+    known = f"configs that came with it: {', '.join(names.config_names())}"
+    return textwrap.wrap(known, 100, subsequent_indent="  ")
 
 
 def of_mode(mode: str, call: str) -> str:
@@ -53,5 +50,12 @@ def of_mode(mode: str, call: str) -> str:
             lines.append(head + body[0])
             lines += [" " * (width + 4) + line for line in body[1:]]
     if any(flag.name == "config" for flag in rows):
-        lines += ["", f"configs that came with it: {', '.join(names.config_names())}"]
+        lines += ["", *_configs(),
+                  f"what one takes after the colon: {call} --mode={mode} --config=NAME --help"]
     return "\n".join(lines)
+
+
+def of_config(text: str) -> str:
+    """What stands on the screen for a config beside `--help`: its own words, for its argument."""
+    name = text.partition(":")[0]
+    return f"--config={name}:\n" + textwrap.indent(names.about_config(name), "  ")

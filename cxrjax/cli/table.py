@@ -186,6 +186,8 @@ FLAGS = (
          False),
     Flag("findings", "explain", LIST, "these findings only, as in Mass,Nodule", HEAT),
     Flag("max_films", "explain", COUNT, "films on a contact sheet", HEAT, 12),
+    Flag("profile", "train", SWITCH, "a profile of a few steps in workdir/profile, for TensorBoard",
+         OUT, False),
     Flag("output", "recalibrate", PLACE, "folder for the new run", OUT, needed="recalibrate"),
     Flag("output", "evaluate explain", PLACE, "folder; by default in the workdir", OUT),
     Flag("output", "compare", PLACE, "folder; by default beside the runs", OUT),

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from cxrjax.data import films_on_disk, input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
-from cxrjax.names import scheme_of
+from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
 from cxrjax.training import devices, steps
 from cxrjax.training.restored import Run, restore
@@ -75,7 +75,7 @@ def main(
     save(run, states, pathlib.Path(workdir), target,
          f"batch statistics of {used:,} films of {source} as they are")
     print(f"batch statistics of {used:,} films: {target}. "
-          f"Next: python launch.py --mode=evaluate --workdir={target}")
+          f"Next: {program()} --mode=evaluate --workdir={target}")
     return films_on_disk.report_failures(failures, number)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cxrjax.errors import UserError
+from cxrjax.names import program
 
 MULTICLASS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
 
@@ -67,7 +68,7 @@ def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
     for name in ("report.json", "predictions.csv"):
         if not (folder / name).is_file():
             raise UserError(
-                f"{workdir} has no evaluation/{split}/{name}: first run python launch.py "
+                f"{workdir} has no evaluation/{split}/{name}: first run {program()} "
                 f"--mode=evaluate --workdir={workdir} --split={split}"
             )
     try:

@@ -232,7 +232,7 @@ def test_fields_are_set_in_any_order_and_form():
         "--config.loss.pos_weight=balanced", "--config.optimizer.nesterov=false",
     ])
     config = arguments["config"]
-    assert set(arguments) == {"config", "workdir", "verbosity"}
+    assert set(arguments) == {*table.flags_of("train"), "verbosity"}
     assert arguments["workdir"] == "runs/a"
     assert (config.batch_size, config.dataset.num_train, config.model.dropout) == (8, 64, 0.5)
     assert config.schedule.boundaries == ("1 epoch", "2 epochs")
@@ -264,3 +264,20 @@ def test_homes_are_found_and_defaults_are_the_tables(monkeypatch):
 def test_library_code_may_catch_it():
     with pytest.raises(UserError, match="no config 'x'"):
         names.open_config("x")
+
+
+@pytest.mark.parametrize("name, called", [
+    ("/home/me/cxrjax/launch.py", "python launch.py"), ("/venv/bin/cxrjax", "cxrjax"),
+    ("/venv/lib/cxrjax/__main__.py", "python -m cxrjax"), ("ipykernel_launcher.py", "cxrjax"),
+])
+def test_commands_in_messages_are_as_the_user_gave_them(name, called):
+    assert names.program(name) == called
+
+
+def test_the_help_of_a_config_is_its_own_words(capsys):
+    assert cli.main(["cxrjax", "--mode=train", "--config=phantom:resnet50", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--config=phantom:\n  The quickstart: 14 findings on synthetic films" in shown
+    assert "`argument`: model, then size=PIXELS and loss=bce|asl|focal." in shown
+    line = said(capsys, "--mode=train", "--config=fantom", "--help")
+    assert line.startswith("no config 'fantom' came with cxrjax; did you mean 'phantom'?")
