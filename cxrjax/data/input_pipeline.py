@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import UInt8
@@ -70,7 +69,7 @@ def train_iterator(
     seed: int,
     threads: int = 2,
     reading_processes: int = 0,
-) -> grain.DatasetIterator:
+) -> Any:
     """Endless shuffled training batches, {key: [T, B, ...]}, as numpy arrays.
 
     Every epoch is a fresh permutation; batches run across the border between epochs, so that no
@@ -86,7 +85,12 @@ def train_iterator(
       seed: of the order.
       threads: reading threads (enough for prepared films).
       reading_processes: beside them (for films that are made or decoded in Python); 0 for none.
+
+    Returns:
+      A grain.DatasetIterator.
     """
+    import grain  # brings Orbax with it: most of a second
+
     processes = jax.process_count()
     if batch_size % processes:
         raise UserError(
@@ -149,6 +153,8 @@ def eval_batches(
     Yields:
       (batch {key: [B, ...]}, ids of its real films).
     """
+    import grain
+
     positions = np.asarray(positions)
     ids = films.table["id"][positions]
     dataset = (

@@ -21,11 +21,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Float32
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from cxrjax import tables
 from cxrjax.data import sets
@@ -361,6 +358,10 @@ def _short(value: Any) -> str:
 
 def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """A panel per label with every entry's ROC curve (one line per seed)."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     names = entries[0].runs[0].report["labels"]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -392,6 +393,8 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
 
 def plot_confusions(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """The confusion matrices side by side; of several seeds the mean."""
+    from matplotlib.figure import Figure
+
     names = entries[0].runs[0].report["labels"]
     columns = min(3, len(entries))
     rows = -(-len(entries) // columns)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cxrjax.errors import UserError
+from cxrjax.names import program
 from cxrjax.training.saved_configs import in_todays_names
 
 # The figures of decisions that one-of-N labels are compared by.
@@ -69,7 +70,7 @@ def read_networks(workdir: pathlib.Path, split: str) -> list[SavedNetwork]:
     for name in ("report.json", "predictions.csv"):
         if not (folder / name).is_file():
             raise UserError(
-                f"{workdir} has no evaluation/{split}/{name}: first run python launch.py "
+                f"{workdir} has no evaluation/{split}/{name}: first run {program()} "
                 f"--mode=evaluate --workdir={workdir} --split={split}"
             )
     try:

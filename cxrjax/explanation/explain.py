@@ -19,6 +19,7 @@ from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options, choose
 from cxrjax.explanation.report import write_report
 from cxrjax.names import suggest
+from cxrjax.training import devices
 from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run, restore
 
@@ -69,6 +70,7 @@ def explain(
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
+    devices.announce()
     if paths:
         return explain_paths(run, options, paths, folder)
     if config is not None:

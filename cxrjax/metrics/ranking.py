@@ -4,15 +4,15 @@ Conventions. Labels are 0, 1 or NaN (unknown: left out of that label only). Scor
 scale where only their order counts, and are probabilities where it says so. A figure that the
 films do not define (a label with one class only) is NaN; `mean_counted` averages the others and
 says how many they were. NaN among the scores is an error, not a number.
+
+scipy.stats and scikit-learn take half a second to import, and are where they are used.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Real
-from scipy import stats
 from scipy.special import expit, logsumexp, softmax
-from sklearn import metrics as sk
 
 from cxrjax.metrics._common import known_columns
 
@@ -43,6 +43,8 @@ def auroc(labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"]) -> n
     The Mann-Whitney form: the share of (positive, negative) pairs that are in the right order.
     NaN where a label has no positive or no negative film.
     """
+    from scipy import stats
+
     result = np.full(labels.shape[1], np.nan)
     for k, (y, s) in enumerate(known_columns(labels, scores)):
         positives = int(y.sum())
@@ -60,6 +62,9 @@ def average_precision(
 
     Not interpolated (scikit-learn's definition). NaN where a label has no positive film.
     """
+    from scipy import stats
+    from sklearn import metrics as sk
+
     return np.array(
         [
             sk.average_precision_score(y, stats.rankdata(s)) if y.any() else np.nan
@@ -78,6 +83,8 @@ def roc_curve(
     ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if y.all() or not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
+    from sklearn import metrics as sk
+
     # By ranks, as scikit-learn refuses infinite scores; the thresholds are the scores again.
     known, rank = np.unique(s, return_inverse=True)
     false, true, at = sk.roc_curve(y, rank)
@@ -94,6 +101,8 @@ def precision_recall_curve(
     ((y, s),) = known_columns(labels[:, None], scores[:, None])
     if not y.any():
         return np.empty(0), np.empty(0), np.empty(0)
+    from sklearn import metrics as sk
+
     known, rank = np.unique(s, return_inverse=True)
     precision, recall, at = sk.precision_recall_curve(y, rank)
     return precision, recall, known[at.astype(int)]

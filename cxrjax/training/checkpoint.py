@@ -3,6 +3,8 @@
 A workdir holds `checkpoints/latest` (to go on from) and `checkpoints/best` (to evaluate), each with
 one step. Beside the arrays a checkpoint carries the completed config and `meta` (labels, split,
 ids, data set facts, metrics, library versions): evaluation needs nothing but the workdir.
+
+Orbax is imported where it reads or writes: a workdir that is not there is said before.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from typing import Any
 import flax.serialization
 import flax.traverse_util
 import jax
-import orbax.checkpoint as ocp
 from absl import logging
 
 from cxrjax.errors import UserError
@@ -86,6 +87,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | pathlib.Path):
+        import orbax.checkpoint as ocp
+
         refuse_recalibrated(workdir)
         self._managers = {
             which: ocp.CheckpointManager(
@@ -119,6 +122,8 @@ class Checkpoints:
         Raises:
           UserError: there is a checkpoint of a later step, so that Orbax keeps that one.
         """
+        import orbax.checkpoint as ocp
+
         newest = self._managers[which].latest_step()
         if newest == step:
             return
@@ -162,6 +167,8 @@ class Checkpoints:
           states: as `start.shapes_of` gives them, placed where the restored ones shall be.
           iterator: made with the same options as the one that was saved.
         """
+        import orbax.checkpoint as ocp
+
         manager = self._managers["latest"]
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(states))
         restored = manager.restore(
@@ -200,6 +207,8 @@ def save_variables(
     step: int,
 ) -> None:
     """The inverse of `restore_variables`: a best checkpoint without optimizer or position."""
+    import orbax.checkpoint as ocp
+
     mark = pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text("weights to evaluate: there is nothing here to go on training from\n")
@@ -232,11 +241,13 @@ def restore_variables(
     folder = _folder(workdir, which)
     if not folder.is_dir():
         if not pathlib.Path(workdir).is_dir():
-            raise UserError(f"no folder {workdir}: --workdir must be that of a training")
+            raise UserError(f"no folder {workdir}: it must be the workdir of a training")
         raise UserError(
             f"no checkpoint in {workdir} (looked for checkpoints/{which}): train with "
             "--mode=train --workdir=... first, or mend the path"
         )
+    import orbax.checkpoint as ocp
+
     # The handlers are named because nothing is saved through this manager.
     with _quiet(), ocp.CheckpointManager(
         folder,
