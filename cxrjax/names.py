@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import pathlib
 import pkgutil
+import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,11 +34,27 @@ def public_modules(package: str) -> list[str]:
     return [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
 
 
+def program(name: str = "") -> str:
+    """How the user calls us, as a message repeats it: 'python launch.py', 'cxrjax', ...
+
+    Args:
+      name: of the program, by default this process's: in a notebook or test that is another's, and
+        the console command is named.
+    """
+    name = os.path.basename(name or (sys.argv or [""])[0])
+    return {"launch.py": "python launch.py", "__main__.py": "python -m cxrjax"}.get(name, "cxrjax")
+
+
 def config_folder() -> pathlib.Path:
     """Where the configs that came with the package are: in the wheel, or beside it in a clone."""
     package = pathlib.Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Names of the configs that came with the package."""
+    return sorted(p.stem for p in config_folder().glob("*.py") if not p.name.startswith("_"))
 
 
 def config_file(name: str) -> pathlib.Path:
@@ -43,12 +63,11 @@ def config_file(name: str) -> pathlib.Path:
     Raises:
       UserError: there is none of that name.
     """
-    folder = config_folder()
-    known = sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_"))
+    known = config_names()
     name = name.removesuffix(".py")
     if name not in known:
         raise UserError(f"no config {name!r} came with cxrjax" + suggest(name, known))
-    return folder / f"{name}.py"
+    return config_folder() / f"{name}.py"
 
 
 def load_config_file(path: pathlib.Path) -> Any:
@@ -57,6 +76,56 @@ def load_config_file(path: pathlib.Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config
+
+
+def find_config(name: str) -> pathlib.Path:
+    """The file of a config, by its name in the package or by its path; see `open_config`."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.parent == pathlib.Path("."):
+        return config_file(name)
+    ours = f"; did you mean --config={path.stem}?" if path.stem in config_names() else ""
+    raise UserError(f"no config file {name}{ours}")
+
+
+def about_config(name: str) -> str:
+    """What a config says of itself and of its argument, read from its file without running it."""
+    path = find_config(name)
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+    makes = [node for node in tree.body
+             if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
+    said = [ast.get_docstring(node) for node in [tree, *makes]]
+    return "\n\n".join(text for text in said if text)
+
+
+def open_config(text: str) -> Any:
+    """What a config's `get_config` gives: of 'phantom', 'my/own.py' or 'phantom:resnet50,size=96'.
+
+    A bare name is that of a config of the package, unless a file of this name is at hand; what
+    stands after the colon is handed to `get_config`.
+
+    Raises:
+      UserError: there is no such config, or an error in its file (with the line).
+    """
+    name, colon, argument = text.partition(":")
+    path = find_config(name)
+    try:
+        return load_config_file(path)(*[argument] * bool(colon))
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get("CXRJAX_TRACEBACK"):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines = [error.lineno]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def resolve_path(path: str) -> Any:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """The lines of a Markdown table."""
-    line = "| {} |".format
-    return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
-            *(line(" | ".join(str(cell) for cell in row)) for row in rows)]
+def table(
+    titles: Sequence[str], rows: Sequence[Sequence[Any]], right: Collection[int] = ()
+) -> list[str]:
+    """The lines of a Markdown table.
+
+    Args:
+      titles: of the columns.
+      rows: their cells, each written by `str`.
+      right: the columns that stand at the right, counted from 0.
+    """
+    below = ["---:" if column in right else "---" for column in range(len(titles))]
+    return [f"| {' | '.join(map(str, row))} |" for row in (titles, below, *rows)]
 
 
 def number(value: float | None) -> str:
     """A figure with four digits; '-' for one that could not be judged."""
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The ends of an interval, as `number` writes them."""
+    return f"{number(low)} to {number(high)}"
 
 
 def finite(tree: Any) -> Any:

@@ -122,7 +122,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
 def options(name: str, raw_dir, data_dir, **more) -> dict:
     return {
         "name": name, "raw_dir": str(raw_dir), "data_dir": str(data_dir), "image_size": 32,
-        "workers": 2, **more,
+        "preparing_threads": 2, **more,
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def lab(tmp_path_factory):
 
 def run(lab, *flags):
     code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lab)!r}]; from cxrjax import cli; " \
-           "from absl import app; app.run(cli.main, flags_parser=cli.parse)"
+           "sys.exit(cli.main(sys.argv))"
     return subprocess.run([sys.executable, "-c", code, *flags], cwd=lab, capture_output=True,
                           text=True)
 

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,16 +27,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from cxrjax import models as networks
 from cxrjax.benchmarks import machine, table, torch_comparison
 from cxrjax.data import artifacts, augment, input_pipeline, sets
+from cxrjax.data.parallel import cores
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.names import scheme_of, suggest
+from cxrjax.names import program, scheme_of, suggest
 from cxrjax.training import experiment, steps
 
 MODELS = ("resnet18", "resnet50", "densenet121", "convnext_tiny", "conformer_tiny")
@@ -75,11 +76,11 @@ def main(
     given = None if config is None else config.to_dict()
     rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {
-        "command": shlex.join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": f"{program()} {shlex.join(sys.argv[1:])}",
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(against), "rows": rows, "host": None,
         # Taken before we add to it: what else the machine is doing.
-        "load": os.getloadavg()[0], "cores": joblib.cpu_count(),
+        "load": os.getloadavg()[0], "cores": cores(),
     }
     asked = [None] if given else names
     for name in [*asked, "host"]:
@@ -112,6 +113,7 @@ def _alone(function: Callable, *args: Any) -> Any:
 
 def _begin() -> None:
     """In the fresh process: true compile times, and room for the other side on the GPU."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to answer
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     jax.config.update("jax_enable_compilation_cache", False)
 

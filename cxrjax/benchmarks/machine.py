@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import joblib
 import numpy as np
 from jaxtyping import UInt8
+
+from cxrjax.data.parallel import cores
 
 
 def measured_peak(dtype: str) -> float:
@@ -68,7 +69,7 @@ def name() -> str:
                 break
     except OSError:
         pass
-    return f"{name}, {joblib.cpu_count()} cores"
+    return f"{name}, {cores()} cores"
 
 
 def film_like(size: int, count: int) -> UInt8[np.ndarray, "{count} {size} {size}"]:

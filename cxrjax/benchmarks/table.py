@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; figures stand at the right of all columns but the first."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+from cxrjax import tables
 
 
 def speed(films: Mapping[str, float]) -> str:
     """Median and range of films/s."""
-    return f"{number(films['median'])} ({number(films['min'])}-{number(films['max'])})"
+    return f"{throughput(films['median'])} ({throughput(films['min'])}-{throughput(films['max'])})"
 
 
 def ratio(values: Mapping[str, float]) -> str:
@@ -22,7 +18,7 @@ def ratio(values: Mapping[str, float]) -> str:
     return f"**{values['median']:.2f}** ({values['min']:.2f}-{values['max']:.2f})"
 
 
-def number(value: float | int) -> str:
+def throughput(value: float | int) -> str:
     """Three figures before the point without decimals, else one decimal."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
@@ -45,7 +41,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         first = rows[0]
         parts[1] += (f"  \nDevice: {first['device']} (x {first['devices']}); "
                       f"{first['repeats']} turns each, median (range)")
-        parts.append(table(
+        parts.append(_table(
             ["network", "films", "precision", "training films/s", "inference films/s",
              "compile s", "GFLOPs a film", "share of peak", "memory MB"],
             [_own(row) for row in rows],
@@ -54,7 +50,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     against = [(row, what, side) for row in rows for what, side in row["against"].items()]
     if against:
         parts.append("## Against PyTorch\n")
-        parts.append(table(
+        parts.append(_table(
             ["network", "PyTorch", "training films/s", "ratio", "inference films/s", "ratio",
              "memory MB", "logits differ by"],
             [[row["name"], what, speed(side["train"]["films_per_second"]),
@@ -74,7 +70,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     schemes = [row for row in rows if row["in_single_steps"]]
     if schemes:
         parts.append("## In single steps\n")
-        parts.append(table(
+        parts.append(_table(
             ["scheme", "mean single step of", "FLOPs", "time"],
             [[row["scheme"], ", ".join(row["in_single_steps"]["of"]),
               f"{row['in_single_steps']['flops']:.3f}", ratio(row["in_single_steps"]["time"])]
@@ -117,9 +113,14 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _host(host: Mapping[str, Any]) -> str:
-    rows = [[f"remove_bright_artifacts, {size}x{size}", number(rate)]
+    rows = [[f"remove_bright_artifacts, {size}x{size}", throughput(rate)]
             for size, rate in host["remove_bright_artifacts"].items()]
     if host["reading"]:
-        rows.append(["prepared films read", number(host["reading"])])
+        rows.append(["prepared films read", throughput(host["reading"])])
     note = f"\nFilms were not read: {host['not_read']}" if "not_read" in host else ""
-    return table(["work", "films/s"], rows) + note
+    return _table(["work", "films/s"], rows) + note
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; figures stand at the right of all columns but the first."""
+    return "\n".join(tables.table(titles, rows, right=range(1, len(titles)))) + "\n"

@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from cxrjax import models
 from cxrjax.data import augment, sets
+from cxrjax.data.parallel import cores
 from cxrjax.errors import UserError
 from cxrjax.models import weights
 from cxrjax.names import suggest
@@ -115,7 +115,7 @@ def set_torch_threads(run: Callable[[int], Any]) -> None:
     import torch
 
     seconds = {}
-    for count in sorted({1, joblib.cpu_count()}):
+    for count in sorted({1, cores()}):
         torch.set_num_threads(count)
         run(1)
         begun = time.perf_counter()

@@ -10,7 +10,7 @@ from jaxtyping import Integer
 
 from cxrjax.errors import UserError
 
-_CHUNK_PIXELS = 2**20
+_CHUNK_PIXELS = 2**20  # worked on at a time: about one film
 
 
 def remove_bright_artifacts(

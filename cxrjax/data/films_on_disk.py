@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cxrjax.data import artifacts, preprocess, reading
-from cxrjax.data.parallel import ordered_map
+from cxrjax.data.parallel import cores, ordered_map
 from cxrjax.errors import UserError
 
 # Pictures of kinds that cannot be read count as films too: they are named as failures.
 SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".bmp", ".tif", ".tiff"}
-Failures = list[tuple[pathlib.Path, str]]
+Failures = list[tuple[pathlib.Path, str]]  # (file, why it could not be read)
 
 
 def find_films(images: str | None) -> list[pathlib.Path]:
@@ -115,7 +115,7 @@ def read_all(
         except UserError as error:
             return path, None, None, str(error)
 
-    for path, film, ready, error in ordered_map(read, paths, min(8, os.cpu_count() or 1)):
+    for path, film, ready, error in ordered_map(read, paths, min(8, cores())):
         if error:
             failures.append((path, error.removeprefix(f"{path}: ")))
         else:

@@ -1,7 +1,7 @@
 """From random-access films to batches: grain for training, a padded walk for evaluation.
 
 Films travel as uint8; everything random about a film's position in the training stream follows from
-the seed, whatever the number of threads or workers.
+the seed, whatever the number of threads or reading processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import UInt8
@@ -70,13 +69,14 @@ def train_iterator(
     steps_per_call: int,
     seed: int,
     threads: int = 2,
-    workers: int = 0,
-) -> grain.DatasetIterator:
+    reading_processes: int = 0,
+) -> Any:
     """Endless shuffled training batches, {key: [T, B, ...]}, as numpy arrays.
 
     Every epoch is a fresh permutation; batches run across the border between epochs, so that no
     film is left out. With several processes each reads its own share of the films. The iterator's
-    `get_state`/`set_state` continue it exactly, with the same number of workers.
+    `get_state`/`set_state` continue it exactly, with the same number of reading
+    processes.
 
     Args:
       films: the opened data set.
@@ -85,8 +85,13 @@ def train_iterator(
       steps_per_call: T, steps per compiled call.
       seed: of the order.
       threads: reading threads (enough for prepared films).
-      workers: reading processes (for films that are made or decoded in Python); 0 for none.
+      reading_processes: beside them (for films that are made or decoded in Python); 0 for none.
+
+    Returns:
+      A grain.DatasetIterator.
     """
+    import grain  # brings Orbax with it: most of a second
+
     processes = jax.process_count()
     if batch_size % processes:
         raise UserError(
@@ -104,9 +109,11 @@ def train_iterator(
         .batch(steps_per_call, drop_remainder=True)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     )
-    if workers:
+    if reading_processes:
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(
+                num_workers=reading_processes, per_worker_buffer_size=2
+            )
         )
     return iter(dataset)
 
@@ -147,6 +154,8 @@ def eval_batches(
     Yields:
       (batch {key: [B, ...]}, ids of its real films).
     """
+    import grain
+
     positions = np.asarray(positions)
     ids = films.table["id"][positions]
     dataset = (

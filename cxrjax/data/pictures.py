@@ -12,8 +12,11 @@ from PIL import Image, ImageOps
 
 from cxrjax.data.dicom import Unreadable, check_size
 
+# The first bytes of a file.
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 def _png_header(data: bytes) -> tuple[int, int, int]:
@@ -49,7 +52,7 @@ def decode(data: bytes) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, str, int, 
     if data.startswith(PNG_MAGIC):
         width, height, bits = _png_header(data)
         check_size(height, width)
-    elif b"\xff\xd9" not in data:
+    elif _JPEG_END not in data:
         raise Unreadable("truncated: the JPEG has no end marker; fetch it again")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
@@ -61,7 +64,7 @@ def decode(data: bytes) -> tuple[UInt8[np.ndarray, "h w"], tuple[str, str, int, 
     if facts[0] == "PNG" and getattr(image, "n_frames", 1) > 1:
         raise Unreadable("an animation; give one film a file")
     image.load()
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return _by_used_bits(np.asarray(image)), facts

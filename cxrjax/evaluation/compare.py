@@ -21,17 +21,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Float32
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from cxrjax import tables
 from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import plots, report
-from cxrjax.evaluation.saved import MULTICLASS, Evaluated, aligned, read, title
+from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_networks, title
 from cxrjax.metrics import bootstrap, decisions, ranking
 from cxrjax.names import suggest
 from cxrjax.training.experiment import MAY_CHANGE, flat
@@ -48,7 +45,7 @@ class Entry:
     """A row of the comparison: one network of one experiment, trained with one seed or several."""
 
     name: str
-    runs: tuple[Evaluated, ...]
+    runs: tuple[SavedNetwork, ...]
 
     @property
     def seeds(self) -> list[int]:
@@ -128,7 +125,7 @@ def compare(
       UserError: a run was not evaluated, or not on the same films, labels, split and masks; there
         is no such entry.
     """
-    networks = [network for workdir in workdirs for network in read(workdir, split)]
+    networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
     networks = aligned(networks)
     entries = group(networks)
     by_name = {entry.name: entry for entry in entries}
@@ -182,7 +179,7 @@ def compare(
 # --- experiments
 
 
-def settings(run: Evaluated) -> dict[str, Any]:
+def settings(run: SavedNetwork) -> dict[str, Any]:
     """The fields of a run's config, and how it was evaluated, that make it another experiment.
 
     Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
@@ -199,9 +196,9 @@ def settings(run: Evaluated) -> dict[str, Any]:
     return found
 
 
-def group(networks: Sequence[Evaluated]) -> list[Entry]:
+def group(networks: Sequence[SavedNetwork]) -> list[Entry]:
     """Networks of one name whose runs differ in nothing but the seed, as one entry each."""
-    groups: dict[str, list[Evaluated]] = {}
+    groups: dict[str, list[SavedNetwork]] = {}
     for run in networks:
         key = json.dumps([run.network, settings(run)], sort_keys=True, default=str)
         # A second run of one seed says nothing about seeds: it begins an entry of its own.
@@ -255,7 +252,7 @@ def sample(
             if all(f in own for own in every)}
 
 
-def _sample_run(run: Evaluated, counts: np.ndarray) -> dict[str, np.ndarray]:
+def _sample_run(run: SavedNetwork, counts: np.ndarray) -> dict[str, np.ndarray]:
     areas = bootstrap.auroc(run.labels, run.scores, counts)
     out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.scores))}
     if run.report["task"] == "multiclass":
@@ -362,6 +359,10 @@ def _short(value: Any) -> str:
 
 def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """A panel per label with every entry's ROC curve (one line per seed)."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     names = entries[0].runs[0].report["labels"]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -393,6 +394,8 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
 
 def plot_confusions(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """The confusion matrices side by side; of several seeds the mean."""
+    from matplotlib.figure import Figure
+
     names = entries[0].runs[0].report["labels"]
     columns = min(3, len(entries))
     rows = -(-len(entries) // columns)

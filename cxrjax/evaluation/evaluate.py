@@ -18,7 +18,7 @@ from cxrjax.evaluation import probe as probing
 from cxrjax.evaluation.provenance import changed, open_films
 from cxrjax.metrics import bootstrap, segmentation
 from cxrjax.names import suggest
-from cxrjax.training import steps, validation, writers
+from cxrjax.training import devices, steps, validation, writers
 from cxrjax.training.restored import Run, restore
 
 
@@ -85,12 +85,18 @@ def main(
     """
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
-    evaluate(workdir, checkpoint, split, data_dir, output, tta)
+    run = restore(workdir, checkpoint, tta)
+    films = _open(run, split, data_dir)
+    folder = report_folder(workdir, split, output)
     if probe:
-        run = restore(workdir, checkpoint, tta)
-        masker = restore(masks_from) if masks_from else None
-        folder = report_folder(workdir, split, output)
-        films = open_films(run, data_dir)
+        try:
+            masker = restore(masks_from) if masks_from else run
+        except UserError as error:
+            raise UserError(f"--masks_from: {error}") from None
+        probing.check(run, films, split, masker)
+    devices.announce()
+    _evaluate(run, films, workdir, checkpoint, split, folder, tta)
+    if probe:
         result = probing.probe(run, films, split, folder, masker, tta)
         print(probing.summary(result))
         print(f"probe: {folder / 'probe.md'}")
@@ -123,12 +129,25 @@ def evaluate(
       The report as written to report.json.
     """
     run = restore(workdir, which, tta)
+    films = _open(run, split, data_dir)
+    folder = report_folder(workdir, split, output)
+    return _evaluate(run, films, workdir, which, split, folder, tta)
+
+
+def _open(run: Run, split: str, data_dir: str | None) -> Films:
+    """The films of the run; raises UserError where there is nothing to evaluate."""
     films = open_films(run, data_dir)
     if split not in films.splits:
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
     if not len(films.splits[split]):
         raise UserError(f"the {split} split has no films: {films.info.get('protocol', '')}")
-    folder = report_folder(workdir, split, output)
+    return films
+
+
+def _evaluate(
+    run: Run, films: Films, workdir: str | pathlib.Path, which: str, split: str,
+    folder: pathlib.Path, tta: bool,
+) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
     # The same program as in training: the same predictions, bit for bit.
@@ -141,8 +160,7 @@ def evaluate(
         ids, outputs = predict_split(run, films, split, predict, mesh)
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
-    column = next((c for c in ("patient", "group") if c in films.table), None)
-    clusters = films.table[column][films.splits[split]] if column else None
+    unit, clusters = films.clusters(films.splits[split])
     result = {
         "run": {
             "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
@@ -158,7 +176,7 @@ def evaluate(
         "labels": list(films.labels), "task": films.task, "split": split,
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
         "films": len(ids),
-        "intervals": f"bootstrap over {column + 's' if column else 'films'}, 1,000 resamples",
+        "intervals": f"bootstrap over {unit}s, 1,000 resamples",
         "structures": list(films.masks),
         "networks": {
             name: judge.judge_network(
@@ -179,8 +197,7 @@ def evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    report.write(folder, result, ids, labels, logits, published,
-                 {column: clusters} if column else None)
+    report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented)
     for name, out in segmented.items():

@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Real
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
 from cxrjax.metrics.segmentation import SCORES
 
@@ -60,6 +56,10 @@ def plot(
     title: str,
 ) -> None:
     """Film, truth and prediction of each film, two films a row; the truth is outlined in both."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
     films, white = len(captions), 255 if images.dtype == np.uint8 else 1
     rows = -(-films // 2)
     figure = Figure(figsize=(13, 0.6 + 2.45 * rows), layout="constrained")
@@ -88,6 +88,8 @@ def plot(
 
 
 def _fill(ax: Any, mask: np.ndarray, color: str) -> None:
+    from matplotlib.colors import to_rgb
+
     rgba = np.zeros((*mask.shape, 4))
     rgba[mask] = (*to_rgb(color), 0.35)
     ax.imshow(rgba)

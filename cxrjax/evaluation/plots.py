@@ -1,4 +1,7 @@
-"""The pictures of a report: ROC and precision-recall curves, confusion matrices."""
+"""The pictures of a report: ROC and precision-recall curves, confusion matrices.
+
+matplotlib is imported where it draws: an error in the flags need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from cxrjax.metrics import ranking
 
@@ -22,6 +23,9 @@ def plot_curves(
     kind: str,
 ) -> None:
     """ROC ('roc') or precision-recall ('pr') curves of all labels in one picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.subplots()
     areas = (ranking.auroc if kind == "roc" else ranking.average_precision)(labels, scores)
@@ -47,6 +51,8 @@ def plot_confusion(
     path: pathlib.Path, matrix: np.ndarray, names: Sequence[str], title: str
 ) -> None:
     """The confusion matrix of `draw_confusion` as a picture."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.6 + 1.1 * len(names), 1.4 + len(names)), layout="constrained")
     draw_confusion(figure.subplots(), matrix, names, title)
     figure.savefig(path, dpi=130)

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Real, Shaped
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from cxrjax import tables
@@ -29,6 +28,10 @@ from cxrjax.training import steps
 from cxrjax.training.restored import Run
 from cxrjax.training.workdir import write_text
 
+_NO_MASKS = (
+    "--probe: no film of the {split} split has a mask, and the network predicts none: give "
+    "--masks_from=WORKDIR of a run with a decoder"
+)
 WHOLE, BLACKED_OUT, LUNGS, BORDER = (
     "whole film", "lungs blacked out", "lungs alone", "border alone",
 )
@@ -90,30 +93,17 @@ def probe(
       tta: whether `run` predicts means over a film and its mirror image, for the page to say.
 
     Raises:
-      UserError: no film has a mask, or the masker's films are of another size.
+      UserError: see `check`; or every mask of the films is empty.
     """
     masker = masker or run
     structures = masker.config.masks
-    if masker.config.image_shape != run.config.image_shape:
-        raise UserError(
-            f"--masks_from: its films have {masker.config.image_shape[0]} pixels a side, those of "
-            f"the run {run.config.image_shape[0]}"
-        )
-    if films.masks and tuple(structures) != tuple(films.masks):
-        raise UserError(
-            f"--masks_from: it knows masks of {', '.join(structures) or 'nothing'}, the films have "
-            f"{', '.join(films.masks)}"
-        )
+    check(run, films, split, masker)
     answers = ask(run, films, split, masker)
     positions = films.splits[split][answers.chosen]
     if not len(positions):
-        raise UserError(
-            f"--probe: no film of the {split} split has a mask, and the network predicts none: "
-            "give --masks_from=WORKDIR of a run with a decoder"
-        )
+        raise UserError(_NO_MASKS.format(split=split))
     labels = input_pipeline.labels_of(films, positions)
-    column = next((c for c in ("patient", "group") if c in films.table), None)
-    clusters = films.table[column][positions] if column else None
+    _, clusters = films.clusters(positions)
     counts = bootstrap.resample(len(positions), seed=0, cluster=clusters)
     result = {
         "split": split, "tta": tta, "protocol": films.info.get("protocol", ""),
@@ -132,6 +122,33 @@ def probe(
     write_text(folder / "probe.md", markdown(result))
     plot(folder / "probe.png", answers.examples)
     return result
+
+
+def check(run: Run, films: Films, split: str, masker: Run) -> None:
+    """What can be known before any film is read: whether there are masks to black out.
+
+    Raises:
+      UserError: no film of the split has a mask and none can be predicted, or the masker's films
+        are of another size or its masks of other structures.
+    """
+    structures = masker.config.masks
+    if masker.config.image_shape != run.config.image_shape:
+        raise UserError(
+            f"--masks_from: its films have {masker.config.image_shape[0]} pixels a side, those of "
+            f"the run {run.config.image_shape[0]}"
+        )
+    if films.masks and tuple(structures) != tuple(films.masks):
+        raise UserError(
+            f"--masks_from: it knows masks of {', '.join(structures) or 'nothing'}, the films have "
+            f"{', '.join(films.masks)}"
+        )
+    has_mask = films.table.get("has_mask")
+    if films.masks and (has_mask is None or has_mask[films.splits[split]].any()):
+        return
+    image = jax.ShapeDtypeStruct((1, *masker.config.image_shape), np.uint8)
+    shapes = jax.eval_shape(masker.predict, masker.states, image)
+    if not any("mask_logits" in out for out in shapes.values()):
+        raise UserError(_NO_MASKS.format(split=split))
 
 
 def lung_structures(structures: Sequence[str]) -> Sequence[str]:
@@ -289,9 +306,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         rows = []
         figures = [f for f in ("macro AUROC", "accuracy", "macro recall") if f in judged[WHOLE]]
         for variant, own in judged.items():
-            cells = [f"{tables.number(own['macro AUROC'])} ("
-                     f"{tables.number(own['macro AUROC low'])} to "
-                     f"{tables.number(own['macro AUROC high'])})"]
+            ends = tables.interval(own["macro AUROC low"], own["macro AUROC high"])
+            cells = [f"{tables.number(own['macro AUROC'])} ({ends})"]
             cells += [tables.number(own[f]) for f in figures[1:]]
             shares = [own[f"beyond {figure}"] for figure in result["chance"]]
             rows.append([variant, *cells, *map(_percent, shares)])
@@ -344,6 +360,8 @@ def _percent(share: Sequence[float]) -> str:
 
 def plot(path: pathlib.Path, examples: Mapping[str, np.ndarray]) -> None:
     """A few films as they were shown, a row for each film."""
+    from matplotlib.figure import Figure
+
     films = len(next(iter(examples.values())))
     figure = Figure(figsize=(2.1 * len(examples), 2.25 * films), layout="constrained")
     axes = figure.subplots(films, len(examples), squeeze=False)

@@ -1,4 +1,4 @@
-"""Which films a run may be judged on: those of its data set, and none it was trained on."""
+"""The films that a run may be judged on: those of its data set, held out as they were."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from absl import logging
 from cxrjax.data import sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run
 
 
@@ -27,7 +28,10 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
         )
     if difference := changed(run, films):
         logging.warning(difference)
-    check_not_trained_on(run, films, "the prepared films or the split changed since the training")
+    check_not_trained_on(
+        run.meta["ids"]["train"], films, "the run",
+        "the prepared films or the split changed since the training",
+    )
     return films
 
 
@@ -42,15 +46,3 @@ def changed(run: Run, films: Films) -> str:
         f"these are not the very films of the training: their fingerprint is {now}, it was "
         f"{before}. The raw folder, or the code that makes the films, changed in between"
     )
-
-
-def check_not_trained_on(run: Run, films: Films, why: str) -> None:
-    """Raises UserError where a film of the val or test split is one that the run was trained on."""
-    trained = set(run.meta["ids"]["train"])
-    for split in ("val", "test"):
-        leaked = trained.intersection(films.table["id"][films.splits[split]].tolist())
-        if leaked:
-            raise UserError(
-                f"{len(leaked)} films of the {split} split were trained on (first: "
-                f"{min(leaked)}): {why}"
-            )

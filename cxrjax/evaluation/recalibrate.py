@@ -29,9 +29,9 @@ from tqdm import tqdm
 from cxrjax.data import films_on_disk, input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
-from cxrjax.names import scheme_of
+from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
-from cxrjax.training import steps
+from cxrjax.training import devices, steps
 from cxrjax.training.restored import Run, restore
 
 FILMS = 1024  # at most: the statistics of more are the same to a percent
@@ -70,11 +70,12 @@ def main(
         positions = data.splits["train"][_some(len(data.splits["train"]))]
         films = ((str(i), data.source[int(i)]["image"]) for i in positions)
         number, source = len(positions), "the training split"
+    devices.announce()
     states, used = recalibrate(run, whole_batches(films, run.config.batch_size, number))
     save(run, states, pathlib.Path(workdir), target,
          f"batch statistics of {used:,} films of {source} as they are")
     print(f"batch statistics of {used:,} films: {target}. "
-          f"Next: python launch.py --mode=evaluate --workdir={target}")
+          f"Next: {program()} --mode=evaluate --workdir={target}")
     return films_on_disk.report_failures(failures, number)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from cxrjax.evaluation.plots import plot_confusion, plot_curves
 from cxrjax.metrics.ranking import probabilities
-from cxrjax.tables import finite, number, table
+from cxrjax.tables import finite, interval, number, table
 from cxrjax.training.workdir import write_text
 
 
@@ -37,7 +37,7 @@ def write(
       labels: of the films.
       logits: of every network.
       published: `sets._published.Published` figures of the data set.
-      clusters: {column: patient or group of each film}, for predictions.csv.
+      clusters: {column: patient or group of each film} for predictions.csv; None where not known.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,9 @@ def headline(report: Mapping[str, Any]) -> str:
     for name, judged in report["networks"].items():
         m = judged["macro"]
         parts = [
-            f"macro AUROC {number(m['macro AUROC'])} (95% {number(m['macro AUROC low'])} to "
-            f"{number(m['macro AUROC high'])}; {m['classes judged']} of {m['classes']} classes)"
+            f"macro AUROC {number(m['macro AUROC'])} "
+            f"(95% {interval(m['macro AUROC low'], m['macro AUROC high'])}; "
+            f"{m['classes judged']} of {m['classes']} classes)"
         ]
         parts += [f"{k} {number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
         lines.append(f"{name}: {', '.join(parts)}")
@@ -153,7 +154,7 @@ def _macro_table(report: Mapping[str, Any]) -> list[str]:
     for name, judged in networks.items():
         m = judged["macro"]
         cells = [
-            f"{number(m[k])} ({number(m[k + ' low'])} to {number(m[k + ' high'])})"
+            f"{number(m[k])} ({interval(m[k + ' low'], m[k + ' high'])})"
             if k + " low" in m else number(m.get(k)) for k in keys
         ]
         rows.append([name, *cells])
@@ -165,8 +166,7 @@ def _label_table(judged: Mapping[str, Any]) -> list[str]:
     last = [k for k in last if any(k in f for f in judged["per_label"].values())]
     rows = [
         [label, f"{f['positives']:,} of {f['films']:,}", number(f["AUROC"]),
-         f"{number(f['AUROC low'])} to {number(f['AUROC high'])}",
-         *(number(f[k]) for k in last)]
+         interval(f["AUROC low"], f["AUROC high"]), *(number(f[k]) for k in last)]
         for label, f in judged["per_label"].items()
     ]
     return table(["finding", "positives", "AUROC", "95% interval", *last], rows)
@@ -176,7 +176,7 @@ def _mask_table(judged: Mapping[str, Any]) -> list[str]:
     titles = ["structure", "films with a mask", "Dice", "95% interval", "IoU", "HD95 (pixels)"]
     rows = [
         [structure, f["films"], number(f["Dice"]),
-         f"{number(f['Dice low'])} to {number(f['Dice high'])}", number(f["IoU"]),
+         interval(f["Dice low"], f["Dice high"]), number(f["IoU"]),
          f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
     ]
     return table(titles, rows)

@@ -13,7 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from cxrjax.errors import UserError
+from cxrjax.names import program
+from cxrjax.training.saved_configs import in_todays_names
 
+# The figures of decisions that one-of-N labels are compared by.
 MULTICLASS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
 
 
@@ -23,8 +26,8 @@ def title(key: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """One network of an evaluated run.
+class SavedNetwork:
+    """What one network of a run answered on one split.
 
     Attributes:
       workdir: of the run.
@@ -57,7 +60,7 @@ class Evaluated:
         return {k: float(v) for k, v in known.items()}
 
 
-def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
+def read_networks(workdir: pathlib.Path, split: str) -> list[SavedNetwork]:
     """Every network of an evaluated run.
 
     Raises:
@@ -67,7 +70,7 @@ def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
     for name in ("report.json", "predictions.csv"):
         if not (folder / name).is_file():
             raise UserError(
-                f"{workdir} has no evaluation/{split}/{name}: first run python launch.py "
+                f"{workdir} has no evaluation/{split}/{name}: first run {program()} "
                 f"--mode=evaluate --workdir={workdir} --split={split}"
             )
     try:
@@ -79,8 +82,9 @@ def read(workdir: pathlib.Path, split: str) -> list[Evaluated]:
         ) from None
 
 
-def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[Evaluated]:
+def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[SavedNetwork]:
     judged = json.loads((folder / "report.json").read_text())
+    judged["run"]["config"] = in_todays_names(judged["run"]["config"])
     names = judged["labels"]
     with (folder / "predictions.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -97,7 +101,7 @@ def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[Evaluated]:
         if network in masks:
             unknown = [np.nan] * len(judged["structures"])
             dice = np.array([masks[network].get(i, unknown) for i in ids], float)
-        found.append(Evaluated(
+        found.append(SavedNetwork(
             workdir=workdir, network=network, report=judged, ids=ids,
             labels=np.array([[float(row[i] or "nan") for i in truth] for row in own]),
             clusters=None if cluster is None else np.array([row[cluster] for row in own]),
@@ -121,7 +125,7 @@ def _read_masks(
     return out
 
 
-def aligned(networks: Sequence[Evaluated]) -> list[Evaluated]:
+def aligned(networks: Sequence[SavedNetwork]) -> list[SavedNetwork]:
     """The networks with their films in the order of the first one's.
 
     Raises:
@@ -165,5 +169,5 @@ def aligned(networks: Sequence[Evaluated]) -> list[Evaluated]:
     return out
 
 
-def _option(run: Evaluated, name: str) -> Any:
+def _option(run: SavedNetwork, name: str) -> Any:
     return run.report["run"]["config"]["dataset"].get(name)

@@ -10,7 +10,6 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -23,6 +22,8 @@ MARKED_DASH = 6  # pixels of line at 320 pixels of film, then as many without
 @functools.lru_cache(maxsize=64)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans (it comes with matplotlib) of so many pixels."""
+    import matplotlib
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(str(folder / name), size)
@@ -30,6 +31,8 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=1)
 def _colors() -> UInt8[np.ndarray, "256 3"]:
+    import matplotlib
+
     table = matplotlib.colormaps["inferno"](np.linspace(0.0, 1.0, 256))
     return np.rint(255 * table[:, :3]).astype(np.uint8)
 

@@ -19,6 +19,8 @@ from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options, choose
 from cxrjax.explanation.report import write_report
 from cxrjax.names import suggest
+from cxrjax.training import devices
+from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run, restore
 
 SHOWN = 3  # findings of a film that stands alone: its most probable ones
@@ -68,6 +70,7 @@ def explain(
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
+    devices.announce()
     if paths:
         return explain_paths(run, options, paths, folder)
     if config is not None:
@@ -96,7 +99,9 @@ def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:
             f"{run.config.image_shape[0]}: prepare them with "
             f"--config.dataset.image_size={run.config.image_shape[0]}"
         )
-    provenance.check_not_trained_on(run, films, "the split of --config is not the run's")
+    check_not_trained_on(
+        run.meta["ids"]["train"], films, "the run", "the split of --config is not the run's"
+    )
     return films
 
 

@@ -10,21 +10,37 @@ from typing import Any
 
 import numpy as np
 
+from cxrjax import tables
 from cxrjax.errors import UserError
 from cxrjax.explanation import heatmaps
 from cxrjax.explanation import marked as marking
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options
-from cxrjax.metrics import localization
 from cxrjax.metrics.localization import IOBB_THRESHOLDS, IOU_THRESHOLDS, Scores
 from cxrjax.training.restored import Run
 from cxrjax.training.workdir import write_text
+
+# Titles of the columns of boxes found.
+_ABOVE = (*(f"IoU > {t:g}" for t in IOU_THRESHOLDS), *(f"IoBB > {t:g}" for t in IOBB_THRESHOLDS))
 
 
 def write_report(
     run: Run, options: Options, folder: pathlib.Path, facts: Mapping[str, Any],
     sheets: Mapping[str, str], explanations: Sequence[Explanation],
 ) -> dict[str, Any]:
+    """Writes explain.md and explain.json.
+
+    Args:
+      run: that was explained, and how: `options`.
+      folder: to write to.
+      facts: of the films ('films', 'source', ...) and, where there are boxes, 'systems': {name:
+        {rule: scores}}, and 'published' figures.
+      sheets: {finding: file of its contact sheet}.
+      explanations: of all films.
+
+    Returns:
+      What is in explain.json.
+    """
     labels = list(run.meta["labels"])
     systems = facts.get("systems", {})
     report = {
@@ -70,7 +86,7 @@ def _markdown(
             + (f"; {left_out:,} boxes are on films of other splits, or not at hand" if left_out
                else ""),
             "", "## Agreement with the marked boxes", "", *_explanation_of_scores(),
-            "", markdown_table({n: s["largest"] for n, s in systems.items()}, labels),
+            "", scores_table({n: s["largest"] for n, s in systems.items()}, labels),
             "", "## Means by other rules", "",
             "What is compared with a marked box where a map has several regions: `largest` is the "
             "table above; `any` the best of them, so that wrong ones cost nothing (Wang et al. "
@@ -98,21 +114,14 @@ def _explanation_of_scores() -> list[str]:
     ]
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    line = "| {} |".format
-    return [line(" | ".join(titles)), line(" | ".join("---" for _ in titles)),
-            *(line(" | ".join(row)) for row in rows)]
-
-
 def _rules_table(systems: Mapping[str, marking.Judged]) -> list[str]:
-    titles = ["system", "rule", *(f"IoU > {t:g}" for t in localization.IOU_THRESHOLDS),
-              *(f"IoBB > {t:g}" for t in localization.IOBB_THRESHOLDS)]
+    titles = ["system", "rule", *_ABOVE]
     rows = []
     for name, judged in systems.items():
         for rule, scores in judged.items():
             mean = scores.mean()
             rows.append([name, rule, *(f"{v:.3f}" for v in (*mean["iou"], *mean["iobb"]))])
-    return _table(titles, rows)
+    return tables.table(titles, rows)
 
 
 def _published_table(published: Sequence[Any]) -> list[str]:
@@ -124,7 +133,7 @@ def _published_table(published: Sequence[Any]) -> list[str]:
     ]
     lines = ["## Published figures", "",
              "Of other networks by other protocols, and so in no column with ours.", "",
-             *_table(["result", *keys, "protocol"], rows)]
+             *tables.table(["result", *keys, "protocol"], rows)]
     for p in published:
         if p.per_label:
             lines += ["", f"{p.name}, {p.protocol}, by finding: " + ", ".join(
@@ -132,7 +141,7 @@ def _published_table(published: Sequence[Any]) -> list[str]:
     return lines
 
 
-def markdown_table(systems: Mapping[str, Scores], findings: Sequence[str]) -> str:
+def scores_table(systems: Mapping[str, Scores], findings: Sequence[str]) -> str:
     """The scores of several systems (model, randomised weights, random position) in one table.
 
     One line per finding with boxes and system, then the means; findings without a box are named
@@ -141,25 +150,25 @@ def markdown_table(systems: Mapping[str, Scores], findings: Sequence[str]) -> st
     Raises:
       UserError: systems that judged different boxes.
     """
-    tables = list(systems.values())
-    if any((t.boxes != tables[0].boxes).any() for t in tables):
+    boxes = next(iter(systems.values())).boxes
+    if any((scores.boxes != boxes).any() for scores in systems.values()):
         raise UserError("systems in one table must be judged on the same boxes")
-    columns = [f"IoU > {t:g}" for t in IOU_THRESHOLDS] + [f"IoBB > {t:g}" for t in IOBB_THRESHOLDS]
-    header = ["finding", "boxes", "system", *columns, "pointing", "regions"]
-    lines = [header, ["---", "---:", "---"] + ["---:"] * (len(header) - 3)]
+    titles, rows = ["finding", "boxes", "system", *_ABOVE, "pointing", "regions"], []
 
     def numbers(iou: Any, iobb: Any, pointing: Any, regions: Any) -> list[str]:
         return [f"{v:.3f}" for v in (*iou, *iobb, pointing)] + [f"{regions:.1f}"]
 
-    seen = np.flatnonzero(tables[0].boxes)
+    seen = np.flatnonzero(boxes)
     for k in seen:
-        for name, t in systems.items():
-            values = numbers(t.iou[k], t.iobb[k], t.pointing[k], t.regions[k])
-            lines.append([findings[k], str(t.boxes[k]), name, *values])
-    for name, t in systems.items():
-        mean = t.mean()
+        for name, scores in systems.items():
+            values = numbers(scores.iou[k], scores.iobb[k], scores.pointing[k], scores.regions[k])
+            rows.append([findings[k], boxes[k], name, *values])
+    for name, scores in systems.items():
+        mean = scores.mean()
         label = f"**mean of {mean.pop('findings')}**"
-        lines.append([label, str(t.boxes.sum()), name, *numbers(**mean)])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([label, boxes.sum(), name, *numbers(**mean)])
+    lines = tables.table(titles, rows, right={1, *range(3, len(titles))})
     unseen = [name for k, name in enumerate(findings) if k not in set(seen.tolist())]
-    return text + (f"\n\nNo box, not judged: {', '.join(unseen)}.\n" if unseen else "\n")
+    if unseen:
+        lines += ["", f"No box, not judged: {', '.join(unseen)}."]
+    return "\n".join(lines) + "\n"

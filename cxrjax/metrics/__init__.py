@@ -4,13 +4,19 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "ranking": [
-        "auroc", "average_precision", "precision_recall_curve", "probabilities", "roc_curve",
+        "auroc", "average_precision", "log_odds", "precision_recall_curve", "probabilities",
+        "roc_curve",
     ],
     "decisions": [
-        "at_thresholds", "choose_thresholds", "class_scores", "confusion_matrix",
-        "confusion_scores", "multiclass", "one_of_n",
+        "at_prevalence", "at_thresholds", "choose_thresholds", "class_scores",
+        "confusion_matrix", "confusion_scores", "multiclass", "net_benefit", "of_counts",
+        "one_of_n",
     ],
-    "calibration": ["brier", "calibration_error"],
+    "calibration": [
+        "apply_map", "brier", "brier_skill", "calibration_error", "fit_map", "reliability",
+        "slope_and_intercept",
+    ],
+    "intervals": ["auroc_interval", "holm", "over_seeds", "paired_auroc", "proportion_interval"],
     "segmentation": ["dice", "hausdorff95", "iou"],
     "_common": ["mean_counted"],
 })

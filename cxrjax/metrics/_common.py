@@ -1,6 +1,8 @@
 """What the figures share: columns without unknown labels, ratios of nothing, counted means."""
 
+from __future__ import annotations
 
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Real
@@ -15,8 +17,14 @@ def mean_counted(values: Real[np.ndarray, "*s"]) -> tuple[float, int]:
     return (float(values[counted].mean()) if counted.any() else float("nan")), int(counted.sum())
 
 
-def _columns(labels: np.ndarray, scores: np.ndarray):
-    """For each label the known films: (bool[n], f64[n])."""
+def known_columns(
+    labels: np.ndarray, scores: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each label its known films: (whether positive bool[n], scores f64[n]).
+
+    Raises:
+      UserError: NaN among the scores, or labels other than 0, 1 and NaN.
+    """
     scores = np.asarray(scores, float)
     if np.isnan(scores).any():
         films = int(np.isnan(scores).any(axis=1).sum())
@@ -31,7 +39,7 @@ def _columns(labels: np.ndarray, scores: np.ndarray):
         yield y == 1, s[known]
 
 
-def _ratio(top: ArrayLike, bottom: ArrayLike) -> np.ndarray:
+def ratio(top: ArrayLike, bottom: ArrayLike) -> np.ndarray:
     """top / bottom, NaN where bottom is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(bottom) > 0, np.divide(top, bottom), np.nan)

@@ -175,8 +175,14 @@ def _by_rank(
     return result
 
 
-def _sums(row: np.ndarray, films: np.ndarray, rows: int, counts: np.ndarray) -> np.ndarray:
-    """f64[rows, R]: the counts of `films` added up by `row`. Exact: f32 holds whole numbers."""
-    ones = np.ones(len(films), np.float32)
-    matrix = sparse.csr_matrix((ones, (row, films)), shape=(rows, len(counts)))
+def _sums(
+    row: np.ndarray, films: np.ndarray, rows: int, counts: np.ndarray,
+    values: np.ndarray | None = None,
+) -> np.ndarray:
+    """f64[rows, R]: the counts of `films`, times their `values`, added up by `row`.
+
+    Without values it is exact: f32 holds whole numbers.
+    """
+    own = np.ones(len(films), np.float32) if values is None else values.astype(np.float32)
+    matrix = sparse.csr_matrix((own, (row, films)), shape=(rows, len(counts)))
     return (matrix @ counts).astype(float)

@@ -1,17 +1,39 @@
 """Figures of decisions: thresholds, confusion matrices, sensitivity, specificity, F1."""
 
-
+from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Integer, Real
 
 from cxrjax import names
 from cxrjax.errors import UserError
-from cxrjax.metrics._common import _columns, _ratio, mean_counted
+from cxrjax.metrics._common import known_columns, mean_counted, ratio
 from cxrjax.metrics.calibration import brier, calibration_error
 from cxrjax.metrics.ranking import auroc
 
-_HOW = ("youden", "f1")
+_HOW = ("youden", "f1")  # the ways to choose a threshold
+_BOUNDS = ("sensitivity", "specificity")
+
+
+def parse_rule(how: str) -> tuple[str, float]:
+    """'youden', 'f1', 'sensitivity=0.95' or 'specificity=0.9' as (name, bound or nan).
+
+    Raises:
+      UserError: another word, or a bound that is not between 0 and 1.
+    """
+    name, equals, bound = (part.strip() for part in how.partition("="))
+    if name in _BOUNDS and equals:
+        try:
+            value = float(bound)
+        except ValueError:
+            value = np.nan
+        if not 0 < value <= 1:
+            raise UserError(f"operating point {how!r}: the {name} must be above 0 and at most 1")
+        return name, value
+    if how not in _HOW:
+        known = [*_HOW, *(f"{bound}=0.9" for bound in _BOUNDS)]
+        raise UserError(f"unknown way {how!r} to choose thresholds" + names.suggest(how, known))
+    return how, np.nan
 
 
 def choose_thresholds(
@@ -20,31 +42,99 @@ def choose_thresholds(
     """A threshold for each label, f64[K], to be chosen on validation and kept for the test.
 
     A film is called positive if its score >= the threshold. Thresholds are scores that occur;
-    among equally good ones the highest is taken. NaN where a label has one class only.
+    among equally good ones the highest is taken. NaN where a label has one class only, or where no
+    score keeps the bound.
 
     Args:
-      how: 'youden' maximises sensitivity + specificity - 1 (Youden 1950), 'f1' the F1 score.
+      how: 'youden' maximises sensitivity + specificity - 1 (Youden 1950), 'f1' the F1 score;
+        'sensitivity=0.95' is the highest threshold that finds at least so many of the positives,
+        'specificity=0.9' the lowest one that leaves at least so many of the negatives alone.
 
     Raises:
       UserError: unknown `how`, NaN among the scores.
     """
-    if how not in _HOW:
-        raise UserError(f"unknown way {how!r} to choose thresholds" + names.suggest(how, _HOW))
+    rule, bound = parse_rule(how)
     result = np.full(labels.shape[1], np.nan)
-    for k, (y, s) in enumerate(_columns(labels, scores)):
+    for k, (y, s) in enumerate(known_columns(labels, scores)):
         if y.all() or not y.any():
             continue
         order = np.argsort(-s, kind="stable")
         y, s = y[order], s[order]
         last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # last film of each score
         hits, called = np.cumsum(y)[last], last + 1
-        if how == "f1":
-            value = 2 * hits / (called + y.sum())
-        else:
+        positives, negatives = y.sum(), (~y).sum()
+        if rule == "f1":
+            value = 2 * hits / (called + positives)
+        elif rule == "youden":
             # Times positives and negatives: whole numbers, so that ties are ties.
-            value = hits * (~y).sum() - (called - hits) * y.sum()
+            value = hits * negatives - (called - hits) * positives
+        elif rule == "sensitivity":
+            value = hits >= bound * positives - 1e-9  # the first one: the highest threshold
+        else:
+            left = negatives - (called - hits) >= bound * negatives - 1e-9
+            if not left.any():
+                continue
+            value = np.where(left, called, 0)
         result[k] = s[last[np.argmax(value)]]
     return result
+
+
+def of_counts(
+    tp: Real[np.ndarray, "*s"], fp: Real[np.ndarray, "*s"], fn: Real[np.ndarray, "*s"],
+    tn: Real[np.ndarray, "*s"],
+) -> dict[str, np.ndarray]:
+    """What follows from the four counts of a yes-no answer; any shape; NaN where it is 0 / 0.
+
+    MCC is (tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn)) (Matthews 1975), and 0
+    where one of the answers or one of the classes does not occur (as in scikit-learn).
+    """
+    tp, fp, fn, tn = (np.asarray(x, float) for x in (tp, fp, fn, tn))
+    films = tp + fp + fn + tn
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(product), 0.0)
+    return {
+        "accuracy": ratio(tp + tn, films), "balanced accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity, "specificity": specificity, "PPV": ratio(tp, tp + fp),
+        "NPV": ratio(tn, tn + fn),
+        # Without positives F1 would be 0 or undefined by whether anything was called: no figure.
+        "F1": np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+        "MCC": np.where(films > 0, mcc, np.nan),
+    }
+
+
+def at_prevalence(
+    sensitivity: Real[np.ndarray, "*s"], specificity: Real[np.ndarray, "*s"],
+    prevalence: float | int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(PPV, NPV) of a test where `prevalence` of the films are positive, by Bayes' theorem."""
+    ill, well = prevalence, 1 - prevalence
+    hit, false = sensitivity * ill, (1 - specificity) * well
+    left, missed = specificity * well, (1 - sensitivity) * ill
+    return ratio(hit, hit + false), ratio(left, left + missed)
+
+
+def net_benefit(
+    labels: Real[np.ndarray, " n"], probs: Real[np.ndarray, " n"],
+    thresholds: Real[np.ndarray, " t"],
+) -> dict[str, np.ndarray]:
+    """The decision curve: net benefit f64[T] of acting on a film whose probability >= p_t.
+
+        tp / n - fp / n * p_t / (1 - p_t)              (Vickers & Elkin, Med Decis Making 2006)
+
+    Returns:
+      'model', and beside it 'all' (every film is acted on) and 'none' (0).
+    """
+    ((y, p),) = known_columns(labels[:, None], probs[:, None])
+    t = np.asarray(thresholds, float)
+    if not len(y):
+        return {key: np.full(len(t), np.nan) for key in ("model", "all", "none")}
+    odds = t / (1 - t)
+    above = [len(x) - np.searchsorted(np.sort(x), t, "left") for x in (p[y], p[~y])]
+    share = y.mean()
+    return {"model": (above[0] - above[1] * odds) / len(y), "all": share - (1 - share) * odds,
+            "none": np.zeros(len(t))}
 
 
 def at_thresholds(
@@ -58,7 +148,7 @@ def at_thresholds(
     'films' (with a known label), 'positives', 'called'. NaN where the denominator is 0 (precision:
     nothing was called positive), the threshold is NaN, or (F1) no film is positive.
     """
-    columns = list(_columns(labels, scores))
+    columns = list(known_columns(labels, scores))
     rows = []
     for (y, s), threshold in zip(columns, thresholds):
         called = s >= threshold
@@ -134,11 +224,11 @@ def confusion_scores(matrix: Real[np.ndarray, "*s k k"]) -> dict[str, np.ndarray
     classes = there.sum(axis=-1)
 
     def macro(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        ratio = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
-        return _ratio(ratio.sum(axis=-1), classes)
+        rates = np.divide(top, bottom, out=np.zeros_like(hits), where=there & (bottom > 0))
+        return ratio(rates.sum(axis=-1), classes)
 
     return {
-        "accuracy": _ratio(hits.sum(axis=-1), films.sum(axis=-1)),
+        "accuracy": ratio(hits.sum(axis=-1), films.sum(axis=-1)),
         "macro_precision": macro(hits, called),
         "macro_recall": macro(hits, films),
         "macro_f1": macro(2 * hits, films + called),
@@ -156,7 +246,7 @@ def class_scores(matrix: Real[np.ndarray, "k k"]) -> dict[str, np.ndarray]:
     precision = np.where(there, np.where(called > 0, hits / np.maximum(called, 1), 0.0), np.nan)
     return {
         "precision": precision,
-        "sensitivity": _ratio(hits, films),
-        "specificity": _ratio(total - films - called + hits, total - films),
-        "f1": np.where(there, _ratio(2 * hits, films + called), np.nan),
+        "sensitivity": ratio(hits, films),
+        "specificity": ratio(total - films - called + hits, total - films),
+        "f1": np.where(there, ratio(2 * hits, films + called), np.nan),
     }

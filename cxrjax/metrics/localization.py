@@ -25,11 +25,8 @@ from jaxtyping import Bool, Float, Int
 from cxrjax.errors import UserError
 
 RULES = ("largest", "any", "hull")
-
-
+# A marked box counts as found where the overlap is above one of these.
 IOU_THRESHOLDS = (0.1, 0.3, 0.5)
-
-
 IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.9)
 
 

@@ -17,7 +17,7 @@ from cxrjax.data.films_on_disk import Failures, find_films, picture_names, read_
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing
 from cxrjax.metrics import ranking
-from cxrjax.training import steps
+from cxrjax.training import devices, steps
 from cxrjax.training.restored import Run, restore
 
 
@@ -99,6 +99,7 @@ def main(
     if target.is_dir():
         target = target / "predictions.csv"
     _check_writable(target)
+    devices.announce()
     cleaned = None
     if show_cleaned:
         cleaned = target.parent / "cleaned"

@@ -4,6 +4,8 @@ A workdir holds `checkpoints/latest` (to go on from, the two newest) and `checkp
 evaluate). Beside the arrays and their checksums a checkpoint carries the completed config and
 `meta` (labels, split, ids, data set facts, metrics, library versions): evaluation needs nothing but
 the workdir.
+
+Orbax is imported where it reads or writes: a workdir that is not there is said before.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ import flax.serialization
 import flax.traverse_util
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.training.saved_configs import in_todays_names
 
 WHICH = ("best", "latest")
 _PREDICTS = ("params", "batch_stats", "ema_params")  # of a state, what prediction needs
@@ -100,6 +102,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 2):
+        import orbax.checkpoint as ocp
+
         refuse_recalibrated(workdir)
         self._workdir, self._keep = pathlib.Path(workdir), {"latest": max(1, keep), "best": 1}
         for which in WHICH:  # what a killed save left
@@ -108,7 +112,9 @@ class Checkpoints:
         self._managers = {which: self._open(which) for which in WHICH}
         self._unread: dict[str, int] = {}  # kind -> step that was saved and not read back yet
 
-    def _open(self, which: str) -> ocp.CheckpointManager:
+    def _open(self, which: str) -> Any:
+        import orbax.checkpoint as ocp
+
         return ocp.CheckpointManager(
             _folder(self._workdir, which),
             options=ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True),
@@ -271,8 +277,10 @@ def _checksum(fact: Any) -> int:
     return zlib.crc32(json.dumps(fact, sort_keys=True).encode())
 
 
-def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Composite:
+def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """What a checkpoint is made of: arrays, JSON facts, and the checksums of both."""
+    import orbax.checkpoint as ocp
+
     sums = {**checksums_of(tree), **{name: _checksum(fact) for name, fact in facts.items()}}
     return ocp.args.Composite(
         state=ocp.args.StandardSave(tree),
@@ -308,6 +316,8 @@ def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]
     Raises:
       Damaged: names the folder and what is wrong in it.
     """
+    import orbax.checkpoint as ocp
+
     # The handlers are named because nothing is saved through this manager.
     names = ("data", "config", "meta", "checksums")
     place = folder / str(step)
@@ -377,6 +387,8 @@ def save_variables(
     mark = pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text("weights to evaluate: there is nothing here to go on training from\n")
+    import orbax.checkpoint as ocp
+
     with ocp.CheckpointManager(_folder(workdir, "best")) as manager:
         tree = {n: {k: v for k, v in own.items() if v} for n, own in variables.items()}
         manager.save(step, args=_items(tree, {"config": dict(config), "meta": dict(meta)}))
@@ -423,4 +435,5 @@ def restore_variables(
         )
 
     restored = _read(folder, found[-1], wanted)
-    return restored["config"], restored["meta"], restored["state"], found[-1]
+    config = in_todays_names(restored["config"])
+    return config, restored["meta"], restored["state"], found[-1]

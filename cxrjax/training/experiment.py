@@ -49,8 +49,8 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
     config.cache_in_memory = False  # keep every film once read; for small sets
-    # Reading processes; 0 reads in threads, enough for prepared films. A run keeps its number.
-    config.workers = 0
+    # 0 reads in threads alone, enough for prepared films. A run keeps its number.
+    config.reading_processes = 0
     config.threads = 2
 
     config.model = ConfigDict(model_options(model))
@@ -159,9 +159,13 @@ def argument(text: str | None, **defaults):
     return ConfigDict(out)
 
 
+# The least that a number may be, and the fields that are durations.
+_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0,
+          "reading_processes": 0, "threads": 0, "keep": 1, "patience": 0}
+_DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
 # May differ between a workdir and a command that goes on with it: they do not change the run.
-MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "threads", "cache_in_memory", "log_every",
-              "eval_batch_size", "keep", "patience")
+MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
+              "cache_in_memory", "log_every", "eval_batch_size", "keep", "patience")
 # Fields that runs of before have not, and the values that do what those runs did.
 ADDED: dict[str, Any] = {}
 
@@ -189,12 +193,6 @@ def forget_options_of(config: Any, field: str = "config") -> None:
             forget_options_of(value, f"{field}.{key}")
 
 
-_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0, "keep": 1,
-          "patience": 0, "workers": 0,
-          "threads": 0}
-
-
-_DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
 
 
 def check(config: Any) -> None:

@@ -6,8 +6,6 @@ the denominator. Nothing here averages over films: a step does that with `batch_
 batch's weights, so that padding counts nothing.
 """
 
-
-
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,11 +20,7 @@ from cxrjax import names
 from cxrjax.errors import UserError
 
 Number = float | int
-
-
 TaskLosses = dict[str, Array]
-
-
 LossFn = Callable[[Mapping, Mapping], tuple[Array, dict[str, Array]]]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from clu import parameter_overview, profiler
 from tqdm import tqdm
 
+from cxrjax.names import program
 from cxrjax.training import steps, validation, writers
 from cxrjax.training.clock import Clock
 from cxrjax.training.optim import make_optimizer
@@ -124,7 +125,7 @@ class Recorder(contextlib.AbstractContextManager):
         print(
             f"done: {progress.step} steps, best {config.monitor} {abs(progress.best):.4f} at step "
             f"{progress.best_step}, {self._clock.films_per_second:.0f} films/s, waiting for data "
-            f"{self._clock.waiting_share:.1%}. Next: python launch.py --mode=evaluate "
+            f"{self._clock.waiting_share:.1%}. Next: {program()} --mode=evaluate "
             f"--workdir={self._run.workdir}"
         )
 

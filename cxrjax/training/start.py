@@ -23,6 +23,7 @@ from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
 from cxrjax.training import checkpoint, experiment, resume, steps, validation
+from cxrjax.training.saved_configs import in_todays_names
 from cxrjax.training.workdir import write_text
 
 
@@ -121,7 +122,7 @@ def begin(
     scheme = scheme_of(config)
     iterator = input_pipeline.train_iterator(
         films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
-        config.threads, config.workers,
+        config.threads, config.reading_processes,
     )
     _, step_key = steps.keys_of(config.seed)
     validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
@@ -165,7 +166,7 @@ def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
             found = checkpoint.config_of(workdir)
         except checkpoint.Damaged as fault:
             raise UserError(f"{path} is damaged ({error}), and {fault}") from None
-    return experiment.as_tuples(found)
+    return experiment.as_tuples(in_todays_names(found))
 
 
 def _networks_of(config: Any) -> Any:

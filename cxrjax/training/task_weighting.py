@@ -1,6 +1,6 @@
 """How the losses of several tasks become one update: learned uncertainty, gradient surgery."""
 
-
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
-
 from cxrjax.training.workdir import write_text
 
 
@@ -23,6 +21,8 @@ class Writer:
     """
 
     def __init__(self, workdir: str | pathlib.Path, resume_step: int = 0):
+        import tensorboardX  # imports torch where there is one: seconds
+
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         if self._path.exists():
             kept = [row for row in read(workdir) if row["step"] <= resume_step]

@@ -65,7 +65,7 @@ def test_order_depends_on_the_seed_and_on_nothing_else():
 
 @pytest.mark.slow
 def test_order_does_not_depend_on_worker_processes():
-    assert stream(5, seed=1) == stream(5, seed=1, workers=2)
+    assert stream(5, seed=1) == stream(5, seed=1, reading_processes=2)
 
 
 def test_a_restored_stream_goes_on_where_it_was():

@@ -1,5 +1,6 @@
 """The probe: exactly which pixels are shown, and what is said of networks whose secret is known."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.evaluation import probe
+from cxrjax.evaluation import evaluate, probe
 from cxrjax.metrics import bootstrap, ranking
 from cxrjax.training.restored import Run
 from tests import toy_masks
@@ -164,3 +165,44 @@ def test_lungs_are_told_from_the_heart():
 def test_mistakes_are_named(tmp_path, masker, masked, words):
     with pytest.raises(UserError, match=words):
         probe.probe(run(), films(masked=masked), "test", tmp_path, masker)
+
+
+def test_masks_that_nobody_has_are_missed_before_anything_is_predicted(tmp_path, monkeypatch):
+    """Films without masks: a run with a decoder, and only that, can be probed."""
+    bare = dataclasses.replace(films(), masks=())
+    decoder = run(decoder=True)
+    probe.check(run(), bare, "test", decoder)
+    monkeypatch.setattr(probe, "ask", None)
+    with pytest.raises(UserError, match="--probe: no film of the test split has a mask"):
+        probe.probe(run(), bare, "test", tmp_path)
+    # Films of which some have a mask, none of them in this split.
+    table = {**films().table, "has_mask": np.zeros(len(films().source), bool)}
+    elsewhere = dataclasses.replace(films(), table=table)
+    with pytest.raises(UserError, match="--masks_from=WORKDIR"):
+        probe.check(run(), elsewhere, "test", run())
+    probe.check(run(), elsewhere, "test", decoder)
+    table["has_mask"][films().splits["test"][3]] = True
+    probe.check(run(), elsewhere, "test", run())
+
+
+def test_nothing_is_evaluated_where_the_probe_cannot_be(tmp_path, monkeypatch):
+    bare = dataclasses.replace(films(), masks=())
+    monkeypatch.setattr(evaluate, "restore", lambda *_: run())
+    monkeypatch.setattr(evaluate, "open_films", lambda *_: bare)
+    with pytest.raises(UserError, match="no film of the test split has a mask"):
+        evaluate.main("nowhere", output=str(tmp_path / "out"), probe=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_masks_that_is_not_there_is_called_by_its_flag(monkeypatch):
+    runs = {"own": run()}
+
+    def restore(workdir, *_):
+        if workdir not in runs:
+            raise UserError(f"no folder {workdir}")
+        return runs[workdir]
+
+    monkeypatch.setattr(evaluate, "restore", restore)
+    monkeypatch.setattr(evaluate, "open_films", lambda *_: films())
+    with pytest.raises(UserError, match="^--masks_from: no folder gone$"):
+        evaluate.main("own", probe=True, masks_from="gone")

@@ -387,7 +387,7 @@ def test_films_of_another_data_set_by_their_config(restored, tmp_path, monkeypat
     same = ConfigDict({"dataset": restored.config.dataset.to_dict()})
     ids = sets.load(same.dataset.to_dict()).table["id"][-2:].tolist()
     monkeypatch.setitem(restored.meta, "ids", {"train": ids})
-    with pytest.raises(UserError, match="2 films of the test split were trained on"):
+    with pytest.raises(UserError, match="the run was trained on 2 films of the test"):
         explain.main(str(tmp_path), config=same)
 
 

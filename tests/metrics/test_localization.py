@@ -166,7 +166,7 @@ def test_table_and_json():
     random = localization.random_control(
         PREDICTED, TRUTH, FINDING, 3, (100, 100), np.random.default_rng(0), CASE, draws=10
     )
-    table = report.markdown_table({"model": model, "random position": random}, findings)
+    table = report.scores_table({"model": model, "random position": random}, findings)
     lines = table.splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert lines[2] == (
@@ -181,7 +181,7 @@ def test_table_and_json():
     assert saved["mean"]["findings"] == 2
     fewer = localization.score(PREDICTED[:2], POINTS[:2], TRUTH[:2], FINDING[:2], 3)
     with pytest.raises(UserError, match="same boxes"):
-        report.markdown_table({"model": model, "other": fewer}, findings)
+        report.scores_table({"model": model, "other": fewer}, findings)
 
 
 def test_mistakes_are_named():

@@ -267,7 +267,7 @@ def test_the_options_of_one_network_are_not_given_to_another(make, field, name):
         ({"eval_batch_size": -4}, "config.eval_batch_size = -4"),
         ({"steps_per_call": -1}, "config.steps_per_call = -1 must be 0 or more"),
         ({"seed": -1}, "config.seed"),
-        ({"workers": -1}, "config.workers"),
+        ({"reading_processes": -1}, "config.reading_processes"),
         ({"threads": -1}, "config.threads"),
         ({"train_for": "0 epochs"}, "config.train_for = '0 epochs' has no length"),
         ({"evaluate_every": "0 steps"}, "config.evaluate_every"),
@@ -342,10 +342,11 @@ def test_a_decoder_that_nothing_trains_is_said(caplog):
 
 
 def test_what_may_change_in_a_run():
-    saved = {"workers": 0, "threads": 2, "dataset": {"data_dir": "a"}}
+    saved = {"reading_processes": 0, "threads": 2, "dataset": {"data_dir": "a"}}
     experiment.check_same_config(saved, {**saved, "threads": 3, "dataset": {"data_dir": "b"}}, "w")
-    with pytest.raises(UserError, match="config.workers was 0, is 2"):  # the stream's state knows
-        experiment.check_same_config(saved, {**saved, "workers": 2}, "w")
+    # The stream's state knows their number.
+    with pytest.raises(UserError, match="config.reading_processes was 0, is 2"):
+        experiment.check_same_config(saved, {**saved, "reading_processes": 2}, "w")
 
 
 def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):

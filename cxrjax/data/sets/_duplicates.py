@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image
+from scipy import sparse
 from scipy.fft import dctn
+from scipy.sparse import csgraph
 
 SIDE, COEFFICIENTS = 64, 16
 HASH_BITS = COEFFICIENTS**2
@@ -54,18 +56,11 @@ def near_pairs(hashes: Iterable[str], distance: int) -> Int64[np.ndarray, "p 2"]
 
 def join(size: int, pairs: Iterable[Sequence[int]]) -> Int64[np.ndarray, " n"]:
     """Connected components of films 0..size-1 under `pairs`: the lowest member names the group."""
-    parent = list(range(size))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in pairs:
-        a, b = sorted((root(int(a)), root(int(b))))
-        parent[b] = a
-    return np.array([root(i) for i in range(size)], np.int64)
+    edges = np.array([*pairs], np.int64).reshape(-1, 2)
+    graph = sparse.coo_array((np.ones(len(edges), bool), tuple(edges.T)), shape=(size, size))
+    _, component = csgraph.connected_components(graph, directed=False)
+    _, lowest = np.unique(component, return_index=True)
+    return lowest[component].astype(np.int64)
 
 
 def same_value_pairs(column: Shaped[np.ndarray, " n"]) -> list[tuple[int, int]]:

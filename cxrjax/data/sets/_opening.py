@@ -23,6 +23,7 @@ from cxrjax.data.sets._preparation import (
 from cxrjax.data.sets._records import FilmBuilder, PreparedSource
 from cxrjax.data.sets.base import Account
 from cxrjax.errors import UserError
+from cxrjax.names import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _find(
     other = f" (there is: {', '.join(there)})" if there else ""
     raise UserError(
         f"{builder.name} is not prepared in {data_dir} with {what}{other}: run "
-        "`python launch.py --mode=prepare` with the same --config and its dataset.raw_dir"
+        f"`{program()} --mode=prepare` with the same --config and its dataset.raw_dir"
     )
 
 

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from tqdm import tqdm
 
-from cxrjax.data import preprocess
-from cxrjax.data.parallel import ordered_map
+from cxrjax.data import parallel, preprocess
 from cxrjax.data.sets._decoding import decode
 from cxrjax.data.sets._raw import Row, Scan, folder_of
 from cxrjax.data.sets._records import FilmBuilder, write_records
@@ -40,7 +38,7 @@ TABLE, ACCOUNT, OPTIONS, RECORDS = "films.csv", "account.json", "options.json", 
 # Options that every prepared data set has beside the common ones.
 # `remove_artifacts` acts on the original film, before it is made smaller: its width limit is in
 # pixels of a film of about 1,000.
-DEFAULTS = {"fit": "stretch", "remove_artifacts": False, "workers": 0, "prepared": ""}
+DEFAULTS = {"fit": "stretch", "remove_artifacts": False, "preparing_threads": 0, "prepared": ""}
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
@@ -77,9 +75,11 @@ def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
         raise UserError(
             f"{name}: fit must be one of {', '.join(preprocess.FITS)}, not {options['fit']!r}"
         )
-    workers = options["workers"]
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
-        raise UserError(f"{name}: workers must be a whole number, 0 for all cores, not {workers!r}")
+    threads = options["preparing_threads"]
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+        raise UserError(
+            f"{name}: preparing_threads must be a whole number, 0 for all cores, not {threads!r}"
+        )
     return folder_of(options["data_dir"]), size
 
 
@@ -275,7 +275,7 @@ def _write(
         shutil.copyfile(path, partial / name)
     parts = -(-_stored_bytes(builder, len(rows), size) // PART_BYTES)
     part_sizes = [len(part) for part in np.array_split(np.arange(len(rows)), parts)]
-    workers = options["workers"] or joblib.cpu_count()
+    threads = options["preparing_threads"] or parallel.cores()
     tally = _Tally(builder, account, size, patience=min(1000, *part_sizes, len(rows)))
 
     pixels = ("image", "mask", "has_mask") if builder.masks else ("image",)
@@ -287,7 +287,9 @@ def _write(
             clean = bool(options["remove_artifacts"])
             fit = options["fit"]
             hashed = builder.hashes
-            decoded = ordered_map(lambda row: decode(row, size, fit, clean, hashed), rows, workers)
+            decoded = parallel.ordered_map(
+                lambda row: decode(row, size, fit, clean, hashed), rows, threads
+            )
             bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films",
                        mininterval=0.5, disable=None)
             for row, film in bar:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
@@ -69,6 +69,20 @@ class Films:
         if np.unique(positions).size != positions.size:
             raise ValueError("a film is in two splits, or twice in one")
         json.dumps(self.info)  # goes into the checkpoint
+
+    def clusters(
+        self, positions: Int64[np.ndarray, " n"]
+    ) -> tuple[str, Shaped[np.ndarray, " n"] | None]:
+        """What a bootstrap draws whole, of the films at `positions`.
+
+        Returns:
+          'patient' and the patient of each film where patients are known, else 'group' and its
+          group of duplicates, else 'film' and None.
+        """
+        for column in ("patient", "group"):
+            if column in self.table:
+                return column, self.table[column][positions]
+        return "film", None
 
 
 @dataclasses.dataclass

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from cxrjax.errors import UserError
 
+# Under which a training checkpoint keeps its tensors.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -21,7 +23,8 @@ def unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     return state_dict
 
 
-def as_float32(tensor: Any) -> np.ndarray:
+def as_float32(tensor: Any) -> Float32[np.ndarray, "*s"]:
+    """An array of numpy's or a tensor of torch's as float32 of numpy's."""
     if hasattr(tensor, "detach"):
         # Through float32, because numpy has no bfloat16.
         tensor = tensor.detach().cpu().float().numpy()

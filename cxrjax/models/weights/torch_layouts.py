@@ -21,9 +21,8 @@ from cxrjax.models.weights.files import as_float32, unwrap
 
 log = logging.getLogger(__name__)
 
-
+# (pattern in our path, what torch has in its place)
 Rule = tuple[str, str | Callable[[re.Match], str]]
-
 
 _RESNET: tuple[Rule, ...] = (
     (r"^encoder/stem/conv$", "conv1"),
@@ -36,7 +35,6 @@ _RESNET: tuple[Rule, ...] = (
     (r"^head/logits$", "fc"),
 )
 
-
 _DENSENET: tuple[Rule, ...] = (
     (r"^encoder/stem/(conv|norm)$", r"features/\g<1>0"),
     (r"^encoder/stage(\d+)", r"features/denseblock\1"),
@@ -45,7 +43,6 @@ _DENSENET: tuple[Rule, ...] = (
     (r"^encoder/norm$", "features/norm5"),
     (r"^head/logits$", "classifier"),
 )
-
 
 _CONVNEXT: tuple[Rule, ...] = (
     (r"^encoder/stem/conv$", "features/0/0"),
@@ -62,7 +59,6 @@ _CONVNEXT: tuple[Rule, ...] = (
     (r"^head/norm$", "classifier/0"),
     (r"^head/logits$", "classifier/2"),
 )
-
 
 _CONFORMER: tuple[Rule, ...] = (
     (r"^encoder/stem/conv$", "conv1"),
@@ -89,7 +85,6 @@ _CONFORMER: tuple[Rule, ...] = (
     (r"^head/trans_logits$", "trans_cls_head"),
 )
 
-
 _RULES = {
     "resnet18": _RESNET,
     "resnet50": _RESNET,
@@ -100,10 +95,7 @@ _RULES = {
     "conformer_small": _CONFORMER,
 }
 
-
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
 
 
 def torch_name(name: str, path: str) -> str | None:

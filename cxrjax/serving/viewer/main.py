@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 from cxrjax.errors import UserError
@@ -40,8 +41,16 @@ def main(
         raise UserError(
             f"no screen to open a window on ({error}): set DISPLAY, or use --mode=explain"
         ) from None
-    Window(root, Reader(loader(workdir, checkpoint), network), images).run()
+    stopped = False
+    try:
+        Window(root, Reader(loader(workdir, checkpoint), network), images).run()
+    except KeyboardInterrupt:
+        stopped = True
+        with contextlib.suppress(tkinter.TclError):  # destroyed already
+            root.destroy()
     # Tcl aborts the process if another thread than this one deletes its interpreter, and the
     # garbage collector runs in any thread.
     del root
     gc.collect()
+    if stopped:
+        raise KeyboardInterrupt

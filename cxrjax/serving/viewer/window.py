@@ -64,6 +64,7 @@ class Window:
         self._redraw: str | None = None
         root.title("cxrjax")
         root.configure(bg=BACKGROUND)
+        self._stopped = False
         root.report_callback_exception = self._unexpected
         root.protocol("WM_DELETE_WINDOW", self.close)
         self._style()
@@ -79,8 +80,10 @@ class Window:
         self._poll()
 
     def run(self) -> None:
-        """Until the window is closed."""
+        """Until the window is closed; Ctrl-C in the terminal closes it as well."""
         self.root.mainloop()
+        if self._stopped:
+            raise KeyboardInterrupt
 
     # --- layout
 
@@ -366,6 +369,10 @@ class Window:
         self.redraw()
 
     def _unexpected(self, kind: type, error: BaseException, trace: object) -> None:
+        if issubclass(kind, KeyboardInterrupt):  # tkinter would print it and go on
+            self._stopped = True
+            self.close()
+            return
         traceback.print_exception(kind, error, trace, file=sys.stderr)
         self.say(f"{kind.__name__}: {error}", failed=True, keep=True)
 

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of, suggest
-from cxrjax.training import losses, restored, steps
+from cxrjax.training import losses, provenance, restored, steps
 from cxrjax.training.schemes import supervised
 from cxrjax.training.schemes._answers import mean_probability
 
@@ -99,14 +99,10 @@ def _check(config: Any, films: Any, run: restored.Run, workdir: str) -> None:
             f"the teacher in {workdir} was trained on films prepared otherwise: "
             f"{'; '.join(different)}"
         )
-    taught = set(run.meta["ids"]["train"])
-    for split in ("val", "test"):
-        leaked = taught.intersection(films.table["id"][films.splits[split]].tolist())
-        if leaked:
-            raise UserError(
-                f"the teacher in {workdir} was trained on {len(leaked)} films of our {split} split "
-                f"(first: {min(leaked)}): it would tell the student what it shall be tested on"
-            )
+    provenance.check_not_trained_on(
+        run.meta["ids"]["train"], films, f"the teacher in {workdir}",
+        "it would tell the student what it shall be tested on",
+    )
 
 
 def _preparation(config: Any) -> dict[str, Any]:

@@ -535,7 +535,7 @@ def test_boxes_of_a_data_set_that_has_none(tmp_path):
 
 def test_opening_what_was_not_prepared(nih, tmp_path):
     _, given = nih
-    with pytest.raises(UserError, match="is not prepared .*size=32.*launch.py --mode=prepare"):
+    with pytest.raises(UserError, match="is not prepared .*size=32.*cxrjax --mode=prepare"):
         sets.load(given)
     name = Path(sets.prepare(given).directory).name
     with pytest.raises(UserError, match=rf"size=64.*\(there is: {name}\)"):

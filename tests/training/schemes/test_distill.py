@@ -17,7 +17,7 @@ from configs import chestxray14_distill, chestxray14_mutual
 from cxrjax.errors import UserError
 from cxrjax.evaluation import compare, evaluate
 from cxrjax.evaluation.compare import Entry
-from cxrjax.evaluation.saved import Evaluated
+from cxrjax.evaluation.saved import SavedNetwork
 from cxrjax.explanation import heatmaps
 from cxrjax.training import checkpoint, loop, restored, steps
 from cxrjax.training import experiment as experiments
@@ -200,7 +200,7 @@ def test_of_a_teacher_with_several_answers_one_is_chosen(cohort, network, words)
 def test_runs_of_other_seeds_with_other_teachers_are_one_experiment(teacher):
     def evaluated(config):
         nothing, report = np.zeros((0, 3)), {"run": {"config": config}}
-        return Evaluated(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
+        return SavedNetwork(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
 
     def fields(config):
         return compare.settings(evaluated(config))
@@ -239,7 +239,7 @@ def with_test_films(opened):
          "answers to Left, Right, Top"),
         ({}, lambda f: dataclasses.replace(f, source=toy.Source(96, 20, False)),
          "prepared otherwise: image_shape"),
-        ({}, with_test_films, "64 films of our test split"),
+        ({}, with_test_films, "was trained on 64 films of the test split"),
     ],
 )
 def test_teachers_that_do_not_fit_are_refused(teacher, fields, change, words):

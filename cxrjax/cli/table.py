@@ -1,0 +1,231 @@
+"""The table of the command line: the modes, and which flags each of them takes.
+
+To add a flag: one row of `FLAGS`, and a keyword argument of the same name in the function of every
+mode that takes it (`tests/cli` compares the two). A flag that means different things in different
+modes has a row for each meaning. To add a mode: one row of `MODES`, its name in the rows of the
+flags that it shares with others, and a row for each of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from cxrjax.names import suggest
+
+
+class Mode(NamedTuple):
+    """A row of `MODES`.
+
+    Attributes:
+      function: that does it, 'module:name'; its keyword arguments are the mode's flags, and what it
+        returns is the exit status (None is 0).
+      words: what it does, in one line.
+      example: flags of a typical call.
+    """
+
+    function: str
+    words: str
+    example: str
+
+
+MODES = {
+    "prepare": Mode("cxrjax.data.sets:main", "read a data set's raw folder once, store its films",
+                    "--config=chestxray14 --config.dataset.raw_dir=FILMS"),
+    "train": Mode("cxrjax.training.loop:main", "train an experiment, or go on with it",
+                  "--config=phantom --workdir=runs/phantom"),
+    "recalibrate": Mode("cxrjax.evaluation.recalibrate:main",
+                        "compute a run's batch statistics anew, on films as they are",
+                        "--workdir=runs/phantom --output=runs/phantom_r"),
+    "evaluate": Mode("cxrjax.evaluation.evaluate:main", "judge a run: report, curves, predictions",
+                     "--workdir=runs/phantom"),
+    "compare": Mode("cxrjax.evaluation.compare:main",
+                    "put evaluated runs side by side; several seeds of one config are one row",
+                    "--workdirs=runs/resnet50,runs/resunet"),
+    "predict": Mode("cxrjax.serving.predict:main", "read new films with a trained network",
+                    "--workdir=runs/phantom --images='new/*.png' --output=new.csv"),
+    "explain": Mode("cxrjax.explanation.explain:main",
+                    "see where a network looks: pictures, and scores against marked boxes",
+                    "--workdir=runs/phantom"),
+    "view": Mode("cxrjax.serving.viewer.main:main", "look at films and heat maps in a window",
+                 "--workdir=runs/phantom --images=new"),
+    "benchmark": Mode("cxrjax.benchmarks.benchmark:main",
+                      "measure speed and memory, beside PyTorch's if asked",
+                      "--models=resnet18,densenet121 --against=torch"),
+}
+
+
+class Kind(flags.ArgumentParser):
+    """What a flag's value may be: `read` gives it, or raises ValueError with the words."""
+
+    def __init__(self, meta: str, read: Callable[[str], Any] = str):
+        self.meta, self._read = meta, read
+
+    def parse(self, argument: Any) -> Any:
+        return self._read(argument) if isinstance(argument, str) else argument
+
+
+def _number(
+    type_: type, what: str, least: int | float, most: int | float = float("inf"),
+    above: bool = False,
+) -> Callable[[str], Any]:
+    """A reader of numbers from `least` (or just above it) to `most`."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = type_(text)
+        except ValueError:
+            value = float("nan")
+        if not (least < value if above else least <= value) or not value <= most:
+            raise ValueError(f"must be {what}")
+        return value
+
+    return read
+
+
+def one_of(*known: str) -> Kind:
+    """One of a few words."""
+
+    def read(text: str) -> str:
+        if text not in known:
+            raise ValueError("not known" + suggest(text, known))
+        return text
+
+    return Kind("|".join(known), read)
+
+
+TEXT = Kind("NAME")
+PLACE = Kind("PATH", os.path.expanduser)
+FILMS = Kind("FILMS")
+CONFIG = Kind("CONFIG[:ARGUMENT]")
+LIST = Kind("A,B,...")
+COUNT = Kind("N", _number(int, "a whole number, 1 or more", 1))
+SHARE = Kind("SHARE", _number(float, "a number above 0 and at most 1", 0, 1, above=True))
+SWITCH = Kind("")  # --name, or --noname
+
+
+class Flag(NamedTuple):
+    """A row of `FLAGS`.
+
+    Attributes:
+      name: as written, and as the mode's function calls it.
+      modes: that take it, in one string.
+      kind: what its value may be.
+      words: what it does, in one line.
+      group: the heading under which `--help` shows it.
+      default: where it is not given.
+      needed: the modes (of `modes`) that cannot do without it.
+      not_with: a flag beside which it would say nothing; `only_with`: one without which.
+    """
+
+    name: str
+    modes: str
+    kind: Kind
+    words: str
+    group: str
+    default: Any = None
+    needed: str = ""
+    not_with: str = ""
+    only_with: str = ""
+
+
+RUN, DATA, WHAT, HEAT, OUT = (
+    "the run", "the films", "what is computed", "the heat maps", "what is written",
+)
+FLAGS = (
+    Flag("config", "prepare train", CONFIG,
+         "experiment: a name or a file of your own; --config.FIELD=VALUE sets a field",
+         RUN, needed="prepare train"),
+    Flag("config", "benchmark", CONFIG, "measure this experiment instead of the networks of "
+         "--models", WHAT),
+    Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
+         needed="train"),
+    Flag("workdir", "recalibrate evaluate predict explain view", PLACE, "folder of a training",
+         RUN, needed="recalibrate evaluate predict explain view"),
+    Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
+         RUN, needed="compare"),
+    Flag("checkpoint", "recalibrate evaluate predict explain view", one_of("best", "latest"),
+         "which of the run's checkpoints to read", RUN, "best"),
+    Flag("network", "explain view", TEXT, "which of the run's networks; its merged answer if it "
+         "has one", RUN),
+    Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),
+    Flag("images", "explain view", FILMS, "film, folder or quoted pattern", DATA),
+    Flag("images", "recalibrate", FILMS, "films of your own (file, folder or quoted pattern) "
+         "instead of the training split's", DATA),
+    Flag("split", "evaluate compare", one_of("train", "val", "test"), "which split", DATA, "test"),
+    Flag("split", "explain", one_of("train", "val", "test"), "which split", DATA, "test",
+         not_with="images"),
+    Flag("data_dir", "evaluate", PLACE, "where the prepared films are now, if they were moved",
+         DATA),
+    Flag("data_dir", "recalibrate explain", PLACE,
+         "where the prepared films are now, if they were moved", DATA, not_with="images"),
+    Flag("config", "explain", CONFIG, "another data set with the same labels, whose films are "
+         "explained", DATA, not_with="images"),
+    Flag("tta", "evaluate predict", SWITCH, "answer with the mean over each film and its mirror "
+         "image", WHAT, False),
+    Flag("probe", "evaluate", SWITCH, "also without the lungs, and on the lungs alone", WHAT,
+         False),
+    Flag("masks_from", "evaluate", PLACE, "folder of a run whose decoder finds the lungs of films "
+         "without masks", WHAT, only_with="probe"),
+    Flag("baseline", "compare", TEXT, "differences to this entry of the table as well", WHAT),
+    Flag("models", "benchmark", LIST, "networks, as in resnet18,densenet121", WHAT,
+         not_with="config"),
+    Flag("against", "benchmark", one_of("torch"), "the same network in PyTorch beside it", WHAT),
+    Flag("size", "benchmark", COUNT, "side of the films, instead of the config's", WHAT),
+    Flag("batch", "benchmark", COUNT, "films in a batch, instead of the config's", WHAT),
+    Flag("repeats", "benchmark", COUNT, "turns of each side", WHAT, 5),
+    Flag("method", "explain", one_of("grad_cam", "grad_cam_plus_plus", "cam", "occlusion"),
+         "how they are made", HEAT, "grad_cam"),
+    Flag("threshold", "explain", SHARE, "a region is what reaches this part of a map's maximum",
+         HEAT, 0.5),
+    Flag("finer", "explain", COUNT, "maps N times as fine as the last map (N*N passes)", HEAT, 1),
+    Flag("spread", "explain", SWITCH, "spread each cell's heat over all that the cell sees", HEAT,
+         False),
+    Flag("findings", "explain", LIST, "these findings only, as in Mass,Nodule", HEAT),
+    Flag("max_films", "explain", COUNT, "films on a contact sheet", HEAT, 12),
+    Flag("allow_changed_films", "train", SWITCH, "go on although the films are not those that the "
+         "run began with; the run is marked", WHAT, False),
+    Flag("profile", "train", SWITCH, "a profile of a few steps in workdir/profile, for TensorBoard",
+         OUT, False),
+    Flag("output", "recalibrate", PLACE, "folder for the new run", OUT, needed="recalibrate"),
+    Flag("output", "evaluate explain", PLACE, "folder; by default in the workdir", OUT),
+    Flag("output", "compare", PLACE, "folder; by default beside the runs", OUT),
+    Flag("output", "predict", PLACE, "CSV file or folder; predictions.csv in the workdir by "
+         "default", OUT),
+    Flag("output", "benchmark", PLACE, "path without suffix; 'benchmark' by default", OUT),
+    Flag("layout", "predict", one_of("wide", "long"), "a row per film, or per film and label",
+         OUT, "wide"),
+    Flag("show_cleaned", "predict", SWITCH, "pictures before and after artefact removal", OUT,
+         False),
+)
+# Of every mode, and of no interest to most: how much the libraries say, from -3 (nothing) to 1.
+VERBOSITY = Flag("verbosity", " ".join(MODES), Kind("N", _number(int, "from -3 to 1", -3, 1)), "",
+                 RUN)
+# What stands for a flag in a mode that does not take it, where there is something.
+INSTEAD = {
+    ("prepare", "workdir"): "the films go to --config.dataset.data_dir",
+    ("prepare", "output"): "the films go to --config.dataset.data_dir",
+    ("prepare", "data_dir"): "the films go to --config.dataset.data_dir",
+    ("prepare", "images"): "the raw folder is --config.dataset.raw_dir",
+    ("train", "output"): "a run is written to --workdir",
+    ("train", "data_dir"): "give --config.dataset.data_dir",
+    ("train", "images"): "--config names the films; to read new ones: --mode=predict",
+    ("compare", "workdir"): "give --workdirs=runs/a,runs/b",
+    ("benchmark", "workdir"): "give --config or --models: untrained networks are measured",
+    ("evaluate", "workdirs"): "give one --workdir; side by side: --mode=compare",
+    ("evaluate", "config"): "the run's own config is in its checkpoint; films that were moved: "
+                            "--data_dir",
+    ("evaluate", "images"): "a run is judged on a split of its data set; to read films on disk: "
+                            "--mode=predict",
+    ("predict", "config"): "the run's own config is in its checkpoint",
+    ("recalibrate", "config"): "the run's own config is in its checkpoint",
+    ("view", "config"): "the run's own config is in its checkpoint",
+}
+
+
+def flags_of(mode: str) -> dict[str, Flag]:
+    """{name: row} of the flags that a mode takes, in the table's order."""
+    return {flag.name: flag for flag in FLAGS if mode in flag.modes.split()}

@@ -1,0 +1,260 @@
+"""Every figure of a judgement as {value, low, high, n, positives, patients, method}.
+
+`n` is the number of films that the figure is of, `positives` how many of the label's films are
+positive, `patients` how many patients they are of (None where patients are not known), `method` how
+the 95% interval was made:
+
+    AUROC                                     `intervals.auroc_interval`
+    accuracy, sensitivity, specificity,       `intervals.proportion_interval`
+      PPV, NPV
+    AP, F1, MCC, balanced accuracy, Brier     percentiles of the bootstrap over patients
+    ECE                                       the same, moved so that its mean is the value: what is
+                                              resampled is always worse calibrated than the films
+    calibration slope and intercept           a value only
+    macro means                               percentiles of the mean over the labels
+    micro means                               of all answers together; patients as above
+
+All bootstraps of one judgement read the same resamples (`bootstrap.resample`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Real, Shaped
+
+from cxrjax.metrics import bootstrap, calibration, decisions, intervals, ranking
+
+Figure = dict[str, Any]
+BOOTSTRAP, WILSON, AREA = "bootstrap", "Wilson", "moderated score"
+SHARES = ("accuracy", "sensitivity", "specificity", "PPV", "NPV")
+COUNTED = ("balanced accuracy", "F1", "MCC")
+MACRO = ("AUROC", "AP", "balanced accuracy", "sensitivity", "specificity", "PPV", "NPV", "F1",
+         "MCC", "Brier", "ECE", "ECE equal mass")
+
+
+def figure(
+    value: float | np.floating | np.ndarray, low: float | np.floating | np.ndarray = np.nan,
+    high: float | np.floating | np.ndarray = np.nan, *, n: int | np.integer, positives: int | None,
+    patients: int | None, method: str,
+) -> Figure:
+    """One figure with its interval and its counts."""
+    return {"value": float(value), "low": float(low), "high": float(high), "n": int(n),
+            "positives": positives, "patients": patients, "method": method}
+
+
+def of_labels(
+    labels: Real[np.ndarray, "n k"],
+    ranks: Real[np.ndarray, "n k"],
+    probs: Float[np.ndarray, "n k"],
+    called: Bool[np.ndarray, "n k"],
+    decided: Bool[np.ndarray, " k"],
+    counts: Float32[np.ndarray, "n r"],
+    names: Sequence[str],
+    patients: Shaped[np.ndarray, " n"] | None = None,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Every figure of yes-no answers to K labels, of their means, with intervals.
+
+    Args:
+      labels: 0, 1 or NaN (unknown: left out of that label only).
+      ranks: what AUROC and AP order the films by: `ranking.log_odds`.
+      probs: probabilities.
+      called: which films are called positive.
+      decided: the labels that have such an answer (a threshold); the others' are NaN.
+      counts: from `bootstrap.resample`, over the same patients.
+      names: of the labels.
+      patients: of each film; None where they are not known.
+      level: of the intervals.
+
+    Returns:
+      {'labels': {name: {title: figure}}, 'macro': {title: figure}, 'micro': {title: figure}}. Means
+      are over the labels with both kinds of films, those of decisions over the decided ones.
+    """
+    everyone = np.ones(len(labels), bool)
+    values: dict[str, np.ndarray] = {"AUROC": ranking.auroc(labels, ranks)}
+    values["AP"] = ranking.average_precision(labels, ranks)
+    samples = {"AUROC": bootstrap.auroc(labels, ranks, counts),
+               "AP": bootstrap.average_precision(labels, ranks, counts)}
+    values["Brier"] = calibration.brier(labels, probs)
+    values["Brier skill"] = calibration.brier_skill(labels, probs)
+    values["ECE"] = calibration.calibration_error(labels, probs)
+    values["ECE equal mass"] = calibration.calibration_error(labels, probs, mass=True)
+    cells, total = [], []
+    for k in range(len(names)):
+        own = _label_sums(labels[:, k], probs[:, k], called[:, k], counts)
+        cells.append(own.pop("cells"))
+        for title, drawn in own.items():
+            samples.setdefault(title, np.full((counts.shape[1], len(names)), np.nan))[:, k] = drawn
+        total.append(_cells(labels[:, k], called[:, k]))
+    counted = decisions.of_counts(*np.array(total, float).T)
+    counted_samples = decisions.of_counts(*np.stack(cells, axis=-1))
+    for title in (*SHARES, *COUNTED):
+        values[title] = np.where(decided, counted[title], np.nan)
+        samples[title] = np.where(decided, counted_samples[title], np.nan)
+    for title in ("ECE", "ECE equal mass"):
+        samples[title] = centred(samples[title], values[title])
+
+    judged = ~np.isnan(values["AUROC"])
+    out: dict[str, Any] = {"labels": {}, "macro": {}, "micro": {}}
+    for k, name in enumerate(names):
+        known = ~np.isnan(labels[:, k])
+        counts_of = {"n": known.sum(), "positives": int(np.nansum(labels[:, k])),
+                     "patients": _units(patients, known)}
+        own = out["labels"][name] = {}
+        own["AUROC"] = figure(
+            values["AUROC"][k],
+            *intervals.auroc_interval(labels[:, k], ranks[:, k], patients, level),
+            **counts_of, method=AREA,
+        )
+        own["AP"] = _resampled(values["AP"][k], samples["AP"][:, k], counts_of, level)
+        own["AP"]["prevalence"] = float(np.nanmean(labels[:, k])) if known.any() else np.nan
+        answers = called[:, k] if decided[k] else None
+        own.update(_shares(labels[:, k], answers, patients, counts_of["positives"], level))
+        for title in (*COUNTED, "Brier", "Brier skill", "ECE", "ECE equal mass"):
+            own[title] = _resampled(values[title][k], samples[title][:, k], counts_of, level)
+        slope, intercept, large = calibration.slope_and_intercept(labels[:, k], ranks[:, k])
+        for title, value in (("calibration slope", slope), ("calibration intercept", intercept),
+                             ("calibration in the large", large)):
+            own[title] = figure(value, **counts_of, method="maximum likelihood")
+    counts_of = {"n": len(labels), "positives": int(np.nansum(labels)),
+                 "patients": _units(patients, everyone)}
+    for title in MACRO:
+        which = judged & (decided if title in SHARES + COUNTED else True)
+        value = np.where(which, values[title], np.nan)
+        mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
+        found = _resampled(mean, bootstrap.over_labels(samples[title], value), counts_of, level)
+        out["macro"][title] = {**found, "labels": int(np.isfinite(value).sum())}
+    out["micro"] = _micro(labels, ranks, total, np.stack(cells, axis=-1), decided, counts_of,
+                          patients, level)
+    return out
+
+
+def _label_sums(
+    labels: np.ndarray, probs: np.ndarray, called: np.ndarray, counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """{'cells' [4, R] (tp, fp, fn, tn), 'Brier', 'Brier skill', 'ECE', ... [R]} of one label."""
+    films = np.flatnonzero(~np.isnan(labels))
+    y, p = labels[films], probs[films]
+    if not len(films):
+        nothing = np.full(counts.shape[1], np.nan)
+        return {"cells": np.full((4, counts.shape[1]), np.nan), "Brier": nothing,
+                "Brier skill": nothing, "ECE": nothing, "ECE equal mass": nothing}
+    # One pass over the resamples: four counts, the squares and the two sets of bins.
+    wide, mass = calibration.bin_of(p), calibration.bin_of(p, mass=True)
+    cell = np.where(y == 1, np.where(called[films], 0, 2), np.where(called[films], 1, 3))
+    starts = np.cumsum([0, 4, 1, wide.max() + 1, mass.max() + 1])
+    rows = np.concatenate([cell, np.full(len(films), 4), starts[2] + wide, starts[3] + mass])
+    own = np.concatenate([np.ones(len(films)), (p - y) ** 2, y - p, y - p])
+    sums = bootstrap._sums(rows, np.tile(films, 4), int(starts[-1]), counts, own)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = sums[:4].sum(axis=0)
+        score, share = sums[4] / drawn, (sums[0] + sums[2]) / drawn
+        return {
+            "cells": sums[:4], "Brier": score,
+            "Brier skill": np.where(share * (1 - share) > 0, 1 - score / (share * (1 - share)),
+                                    np.nan),
+            "ECE": np.abs(sums[starts[2] : starts[3]]).sum(axis=0) / drawn,
+            "ECE equal mass": np.abs(sums[starts[3] :]).sum(axis=0) / drawn,
+        }
+
+
+def _cells(labels: np.ndarray, called: np.ndarray) -> tuple[int, int, int, int]:
+    y, n = labels == 1, labels == 0
+    return (int((y & called).sum()), int((n & called).sum()), int((y & ~called).sum()),
+            int((n & ~called).sum()))
+
+
+def _shares(
+    labels: np.ndarray, called: np.ndarray | None, patients: np.ndarray | None, positives: int,
+    level: float,
+) -> dict[str, Figure]:
+    """The figures that are shares of films, each of its own films."""
+    out = {}
+    known = ~np.isnan(labels)
+    y = labels == 1
+    for title in SHARES:
+        if called is None:
+            out[title] = figure(np.nan, n=0, positives=positives, patients=None, method=WILSON)
+            continue
+        hits, of = {
+            "accuracy": (y == called, known), "sensitivity": (called, y),
+            "specificity": (~called, known & ~y), "PPV": (y, known & called),
+            "NPV": (~y, known & ~called),
+        }[title]
+        value = hits[of].mean() if of.any() else np.nan
+        out[title] = figure(
+            value, *intervals.proportion_interval(hits, of, patients, level), n=of.sum(),
+            positives=positives, patients=_units(patients, of), method=WILSON,
+        )
+    return out
+
+
+def _micro(
+    labels: np.ndarray, ranks: np.ndarray, total: Sequence, cells: np.ndarray,
+    decided: np.ndarray, counts_of: dict[str, Any], patients: np.ndarray | None, level: float,
+) -> dict[str, Figure]:
+    """Figures of all answers together, each film once for each label."""
+    out = {}
+    films = np.repeat(np.arange(len(labels)), labels.shape[1])
+    unit = films if patients is None else np.asarray(patients)[films]
+    area = ranking.auroc(labels.reshape(-1, 1), ranks.reshape(-1, 1))[0]
+    out["AUROC"] = figure(
+        area, *intervals.auroc_interval(labels.ravel(), ranks.ravel(), unit, level),
+        **counts_of, method=AREA,
+    )
+    if decided.any():
+        value = decisions.of_counts(*np.array(total, float)[decided].sum(axis=0)[:, None])
+        drawn = decisions.of_counts(*np.nansum(cells[..., decided], axis=-1))
+        for title in (*SHARES, *COUNTED):
+            out[title] = _resampled(value[title][0], drawn[title], counts_of, level)
+    return out
+
+
+def _resampled(
+    value: float | np.ndarray, samples: np.ndarray, counts_of: dict[str, Any], level: float
+) -> Figure:
+    low, high = bootstrap.interval(samples, level)
+    if np.isnan(value):
+        low = high = np.nan
+    return figure(value, low, high, **counts_of, method=BOOTSTRAP)
+
+
+def centred(
+    samples: Real[np.ndarray, " r *s"], value: Real[np.ndarray, "*s"]
+) -> Real[np.ndarray, " r *s"]:
+    """Samples moved so that their mean is the value, and none below 0."""
+    return np.maximum(samples - samples.mean(axis=0) + value, 0.0)
+
+
+def of_films(
+    values: Real[np.ndarray, " n"], counts: Float32[np.ndarray, "n r"],
+    patients: Shaped[np.ndarray, " n"] | None = None, level: float = 0.95,
+) -> Figure:
+    """The mean of what each film has (its Dice, its HD95); NaN = the film has none."""
+    known = ~np.isnan(values)
+    counts_of = {"n": known.sum(), "positives": None, "patients": _units(patients, known)}
+    value = values[known].mean() if known.any() else np.nan
+    return _resampled(value, bootstrap.mean(values, counts), counts_of, level)
+
+
+def _units(patients: np.ndarray | None, which: np.ndarray) -> int | None:
+    return None if patients is None else len(np.unique(np.asarray(patients)[which]))
+
+
+def p_value(samples: Real[np.ndarray, " r"], value: float) -> float:
+    """p of a difference from its paired bootstrap: twice the smaller tail beyond 0.
+
+    One is added to both counts (Davison & Hinkley 1997), so that no p is 0.
+    """
+    known = samples[~np.isnan(samples)]
+    if not len(known) or np.isnan(value):
+        return float("nan")
+    if not known.any():  # the same answers
+        return 1.0
+    tail = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (len(known) + 1)))
+
+
