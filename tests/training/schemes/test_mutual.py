@@ -1,11 +1,7 @@
 """Mutual learning against a slow reference in NumPy, solo training, and what it costs."""
 
 import dataclasses
-import json
-import os
 import re
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -29,8 +25,6 @@ from tests import toy
 SGD = {"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.01, "clip_norm": 0.0}
 # A small rate: AdamW divides by |g|, and so magnifies float32's rounding of the smallest gradients.
 ADAMW = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "clip_norm": 0.0}
-# Less of LLVM's work for programs that run once.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Mlp(nn.Module):
@@ -212,7 +206,7 @@ def test_steps_agree_with_the_reference(fresh, task, order, count, peers):
         name: Reference(state, {**config.optimizer, **THREE[name]["optimizer"]})
         for name, state in states.items()
     }
-    step = jax.jit(mutual.make_step(config), compiler_options=QUICK)
+    step = jax.jit(mutual.make_step(config))
     batches = make_batch(task, count=2, side=5)
     for i in range(2):
         states, _ = step(states, at(batches, i), jax.random.key(1))
@@ -269,7 +263,7 @@ def test_t_steps_in_one_call_are_t_calls():
 
 
 def run(scheme, config, key, states, batches):
-    step = jax.jit(scheme.make_step(config), compiler_options=QUICK)
+    step = jax.jit(scheme.make_step(config))
     for i in range(len(batches["image"])):
         states, _ = step(states, at(batches, i), key)
     return states
@@ -330,7 +324,7 @@ def test_in_turn_the_second_twin_learns_from_the_first_ones_new_weights():
 
 
 def test_flops_are_those_of_no_forward_pass_done_twice():
-    small = {"name": "resnet18", "width": 16, "depths": (1, 1, 1), "small_stem": True}
+    small = {"name": "resnet18", "width": 8, "depths": (1, 1), "small_stem": True}
     batch = make_batch()
     flops = {}
     for order in ("supervised", "sequential", "simultaneous"):
@@ -342,18 +336,17 @@ def test_flops_are_those_of_no_forward_pass_done_twice():
         states = jax.eval_shape(
             lambda c=config, s=scheme: s.init(c, jax.random.key(0), batch)
         )
-        step = jax.jit(scheme.make_step(config))
-        compiled = step.lower(states, batch, jax.random.key(1)).compile(compiler_options=QUICK)
-        flops[order] = compiled.cost_analysis()["flops"]
+        # As written: the compiler may share work, but it was seen not to (benchmarks compile).
+        step = jax.jit(scheme.make_step(config)).lower(states, batch, jax.random.key(1))
+        flops[order] = step.cost_analysis()["flops"]
     assert flops["sequential"] <= 2.35 * flops["supervised"]
     assert flops["simultaneous"] <= 2.02 * flops["supervised"]
     # A bound from below as well, or a cost analysis that sees no convolution would pass.
     assert flops["sequential"] > 2.25 * flops["supervised"]
-    assert flops["supervised"] > 1e7
+    assert flops["supervised"] > 1e6
 
 
 # --- devices
-
 
 
 def fingerprint(devices):
@@ -367,22 +360,10 @@ def fingerprint(devices):
     return [*(float(x) for x in logs["loss"]), *sizes]
 
 
-SCRIPT = """
-import json, jax
-from tests.training.schemes.test_mutual import fingerprint
-assert jax.device_count() == 8
-print(json.dumps(fingerprint(jax.devices())))
-"""
-
-
-def test_one_device_and_eight_agree():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
-                   "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True,
-                          text=True)
-    assert done.returncode == 0, done.stderr
-    eight = json.loads(done.stdout.splitlines()[-1])
-    np.testing.assert_allclose(fingerprint(jax.devices()[:1]), eight, rtol=1e-5, atol=1e-5)
+def test_one_device_and_eight_agree(on_eight_devices):
+    one = fingerprint(jax.devices()[:1])
+    eight = on_eight_devices["tests.training.schemes.test_mutual"]
+    np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-5)
 
 
 # --- a whole run
