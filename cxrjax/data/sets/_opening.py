@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrjax.data.sets import _columns
 from cxrjax.data.sets._preparation import (
     OPTIONS,
     RECORDS,
@@ -34,7 +35,10 @@ class Prepared:
       directory: where they lie.
       source: random access to the records.
       table: columns in record order: 'id', 'label' (f32[n, k]), 'has_mask' (bool), 'height',
-        'width' (int64, of the raw film), 'phash' and the data set's own columns as strings.
+        'width' (int64, of the raw film), 'phash', 'content' and the data set's own columns, in the
+        form of `_columns.standard` where several sets have them, else as strings.
+      labels, masks: of the records.
+      task: 'multilabel' or 'multiclass'; '' where the data set's module says.
       account: of the preparation.
       stored: the options that decided what was stored, as they turned out.
     """
@@ -42,6 +46,9 @@ class Prepared:
     directory: Path
     source: PreparedSource
     table: dict[str, np.ndarray]
+    labels: tuple[str, ...]
+    masks: tuple[str, ...]
+    task: str
     account: Account
     stored: dict[str, Any]
 
@@ -56,20 +63,29 @@ class Prepared:
         }
 
 
-def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Prepared:
+def open_prepared(
+    builder: type[FilmBuilder],
+    options: Mapping[str, Any],
+    prefer: Mapping[str, Any] | None = None,
+) -> Prepared:
     """The films that were prepared with these options.
+
+    Args:
+      prefer: what tells one of several such preparations, as it is stored beside them.
 
     Raises:
       UserError: none were (gives the command), several were, or they are damaged.
     """
-    directory, stored = _find(builder, options)
+    directory, stored = _find(builder, options, prefer or {})
     account = read_account(directory)
     if record_sizes(directory) != stored.get("records"):
         raise UserError(
             f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
             f"delete {directory} and prepare again"
         )
-    table = _read_table(directory / TABLE, builder.labels)
+    labels = tuple(stored.get("label_names", builder.labels))
+    masks = tuple(stored.get("mask_names", builder.masks))
+    table = _columns.standard(_read_table(directory / TABLE, labels))
     try:
         source = PreparedSource(directory / RECORDS / builder.name / str(builder.VERSION))
     except Exception as error:
@@ -81,11 +97,13 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
             f"{directory}: {len(source)} records, {len(table['id'])} rows in {TABLE}, "
             f"{account.films_stored} films in the account; delete it and prepare again"
         )
-    return Prepared(directory, source, table, account, stored)
+    return Prepared(
+        directory, source, table, labels, masks, stored.get("task", ""), account, stored
+    )
 
 
 def _find(
-    builder: type[FilmBuilder], options: Mapping[str, Any]
+    builder: type[FilmBuilder], options: Mapping[str, Any], prefer: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any]]:
     data_dir, size = check_options(options)
     wanted = pixel_options(size, options)
@@ -104,6 +122,9 @@ def _find(
     if len(fitting) > 1 and options.get("raw_dir"):
         raw_dir = str(Path(options["raw_dir"]).expanduser().resolve())
         fitting = [f for f in fitting if f[1]["raw_dir"] == raw_dir] or fitting
+    if len(fitting) > 1 and prefer:
+        same = [f for f in fitting if all(f[1].get(k) == v for k, v in prefer.items())]
+        fitting = same or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
