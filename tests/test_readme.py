@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from cxrjax import cli
 from cxrjax.names import load_config_file
+from cxrjax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -66,6 +68,24 @@ def test_the_readme_shows_one_of_the_files_that_are_tested(lab, monkeypatch):
     monkeypatch.syspath_prepend(lab)
     config = load_config_file(ROOT / "configs/phantom.py")(argument)
     assert config.model.name == argument and config.model.width == 16
+
+
+def test_the_library_example(tmp_path, monkeypatch, capsys):
+    """As it stands there, on a run of the quickstart's config with few films and few steps."""
+    (code,) = re.findall(r"## As a library\n+```python\n(.*?)```", TEXT, re.DOTALL)
+    config = load_config_file(ROOT / "configs/phantom.py")("resnet18,size=32")
+    config.dataset.update(num_train=8, num_val=8, num_test=8)
+    config.model.update(width=4, depths=(1, 1))
+    config.batch_size, config.train_for = 8, "1 step"
+    monkeypatch.chdir(tmp_path)
+    loop.train(config, "runs/phantom")
+    (tmp_path / "films/new").mkdir(parents=True)
+    for name in "ab":
+        Image.new("L", (40, 40), 99).save(tmp_path / f"films/new/{name}.png")
+    capsys.readouterr()
+    names = {}
+    exec(code, names)
+    assert names["found"]["Mass"].shape == (2,) and "14 labels" in capsys.readouterr().out
 
 
 def test_the_readme_is_short():

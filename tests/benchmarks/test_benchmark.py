@@ -16,7 +16,7 @@ needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="compares with PyTorch: t
 
 def tiny():
     config = benchmark.network_config("resnet18", 32, 4, "float32")
-    config.model.update(width=8, depths=(1, 1), small_stem=True)
+    config.model.update(width=4, depths=(1, 1), small_stem=True)
     return config
 
 

@@ -82,10 +82,11 @@ def test_training_starts_from_a_weights_file(tmp_path):
 
 
 def test_a_path_with_nothing_there(tmp_path):
+    start = fresh("tests.toy:create", 1)
     with pytest.raises(UserError, match="no weights at"):
-        warm_start.load(tmp_path / "none.safetensors", "resnet18", ("a",), fresh("resnet18", 1))
+        warm_start.load(tmp_path / "none.safetensors", "tests.toy:create", ("a",), start)
     with pytest.raises(UserError, match="no checkpoint in"):
-        warm_start.load(tmp_path, "resnet18", ("a",), fresh("resnet18", 1))
+        warm_start.load(tmp_path, "tests.toy:create", ("a",), start)
 
 
 def a_run_of(monkeypatch, **networks):
