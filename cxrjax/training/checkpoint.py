@@ -415,7 +415,7 @@ def restore_variables(
     folder = _folder(workdir, which)
     if not folder.is_dir():
         if not pathlib.Path(workdir).is_dir():
-            raise UserError(f"no folder {workdir}: --workdir must be that of a training")
+            raise UserError(f"no folder {workdir}: it must be the workdir of a training")
         raise UserError(
             f"no checkpoint in {workdir} (looked for checkpoints/{which}): train with "
             "--mode=train --workdir=... first, or mend the path"
