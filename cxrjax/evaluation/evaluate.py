@@ -85,15 +85,15 @@ def main(
     """
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
+    try:
+        masker = restore(masks_from) if masks_from else None
+    except UserError as error:
+        raise UserError(f"--masks_from: {error}") from None
     run = restore(workdir, checkpoint, tta)
     films = _open(run, split, data_dir)
     folder = report_folder(workdir, split, output)
     if probe:
-        try:
-            masker = restore(masks_from) if masks_from else run
-        except UserError as error:
-            raise UserError(f"--masks_from: {error}") from None
-        probing.check(run, films, split, masker)
+        probing.check(run, films, split, masker or run)
     devices.announce()
     _evaluate(run, films, workdir, checkpoint, split, folder, tta)
     if probe:
