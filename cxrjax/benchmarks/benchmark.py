@@ -157,14 +157,14 @@ class _Blank:
 
 def blank_films(config: Any) -> Films:
     """Films as the config's data set has them, black, with random labels."""
-    module = sets.module(config.dataset.name)
+    names, task, masks = sets.head(config.dataset.to_dict())
     count, size = 64 * config.batch_size, config.dataset.image_size
-    labels = random_labels(np.random.default_rng(0), module.TASK, count, len(module.LABELS))
+    labels = random_labels(np.random.default_rng(0), task, count, len(names))
     ids = np.array([f"film{i}" for i in range(count)])
     return Films(
         source=_Blank((size, size, 1), count), table={"id": ids, "label": labels},
         splits={"train": np.arange(count), "val": np.arange(0), "test": np.arange(0)},
-        labels=tuple(module.LABELS), task=module.TASK, masks=tuple(module.MASKS),
+        labels=names, task=task, masks=masks,
     )
 
 

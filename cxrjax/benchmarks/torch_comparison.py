@@ -41,7 +41,7 @@ def equalise(config: ConfigDict) -> list[str]:
         known = suggest(name, torch_reference.NETWORKS)
         raise UserError(f"--against=torch has no {name!r}{known}")
     changed = []
-    loss = "bce" if sets.module(config.dataset.name).TASK == "multilabel" else "softmax_ce"
+    loss = "bce" if sets.head(config.dataset.to_dict())[1] == "multilabel" else "softmax_ce"
     plain = {"name": loss, **losses.defaults_of(loss)}
     given = {k: None if v == "" else v for k, v in config.loss.items()}
     if {**plain, **given} != plain:

@@ -42,9 +42,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
       loss: name for `cxrjax.training.losses.make`, or a dotted path; by default what fits the
         labels.
     """
-    if not loss:
-        multilabel = sets.module(dataset).TASK == "multilabel"
-        loss = "bce" if multilabel else "softmax_ce"
+    loss = loss or LOSS_OF[sets.module(dataset).TASK]
     config = ConfigDict()
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
@@ -58,8 +56,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
 
     config.scheme = ConfigDict({"name": "supervised"})
     # None is "" here, because a flag must know a type; 'balanced' weighs by the training labels.
-    options = {k: "" if v is None else v for k, v in losses.defaults_of(loss).items()}
-    config.loss = ConfigDict({"name": loss, **options})
+    config.loss = ConfigDict({"name": loss, **loss_options(loss)})
     # Gray films in [0, 1] on the scale of ImageNet's mean over colours.
     config.normalize = ConfigDict({"mean": 0.449, "std": 0.226})
     config.augment = ConfigDict(dict(augment.DEFAULTS))
@@ -83,6 +80,37 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
         "boundaries": ("10 epochs", "15 epochs"), "factor": 0.1,
     })
     return config
+
+
+# What fits the labels; those of a table are known once it is prepared, and `complete` chooses then.
+LOSS_OF = {"multilabel": "bce", "multiclass": "softmax_ce", "auto": "auto"}
+
+
+def loss_options(name: str) -> dict[str, Any]:
+    """The options of a loss at their defaults, "" for None; of 'auto' those of either choice."""
+    if name == "auto":
+        return loss_options("bce") | loss_options("softmax_ce")
+    return {k: "" if v is None else v for k, v in losses.defaults_of(name).items()}
+
+
+def _choose_loss(loss: ConfigDict, task: str) -> None:
+    """Puts the loss of the task where 'auto' stands, and takes the other one's options away.
+
+    Raises:
+      UserError: one of those was set.
+    """
+    if loss.name != "auto":
+        return
+    loss.name = LOSS_OF[task]
+    own = loss_options(loss.name)
+    for key, default in loss_options("auto").items():
+        if key not in own and key in loss:
+            if loss[key] != default:
+                raise UserError(
+                    f"config.loss.{key} = {loss[key]!r} is no option of {loss.name}, the loss of "
+                    f"these {task} labels"
+                )
+            del loss[key]
 
 
 def of(data: str, model: str, size: int = 0, split: str = "") -> ConfigDict:
@@ -248,6 +276,7 @@ def complete(
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
     with config.unlocked(), config.ignore_type():
         forget_options_of(config)
+        _choose_loss(config.loss, films.task)
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks

@@ -6,6 +6,6 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "_by_name": ["boxes", "load", "main", "module", "names", "prepare"],
+    "_by_name": ["boxes", "head", "load", "main", "module", "names", "prepare"],
     "base": ["Account", "Films", "WrongFolder"],
 })

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cxrjax.data.sets._label_checks import checked
 from cxrjax.data.sets.base import Account, Films, WrongFolder, merge_options
 from cxrjax.errors import UserError
 from cxrjax.names import public_modules, resolve_module
 
-__all__ = ["Account", "Films", "boxes", "load", "main", "module", "names", "prepare"]
+__all__ = ["Account", "Films", "boxes", "head", "load", "main", "module", "names", "prepare"]
 
 
 def names() -> list[str]:
@@ -65,13 +66,26 @@ def main(config: Any) -> None:
 
 
 def load(options: Mapping[str, Any]) -> Films:
-    """Opens what `prepare` wrote with the same options, split as they say.
+    """Opens what `prepare` wrote with the same options, split as they say; every label is checked.
 
     Raises:
-      UserError: unknown data set or option, or nothing prepared yet (gives the command).
+      UserError: unknown data set or option, nothing prepared yet (gives the command), or a label
+        that is none (names the film and the label).
     """
     found, merged = _resolve(options)
-    return found.load(merged)
+    return checked(found.load(merged), options["name"])
+
+
+def head(options: Mapping[str, Any]) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    """(labels, task, masks) of the films that `load` opens with these options.
+
+    The module's own LABELS, TASK and MASKS; where they depend on the options or on what was
+    prepared (TASK is 'auto', LABELS all that there may be), its function `head` says.
+    """
+    found, merged = _resolve(options)
+    if hasattr(found, "head"):
+        return found.head(merged)
+    return tuple(found.LABELS), found.TASK, tuple(found.MASKS)
 
 
 def boxes(options: Mapping[str, Any]) -> list[tuple[str, str, tuple[float, float, float, float]]]:

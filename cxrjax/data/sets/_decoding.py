@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cxrjax.data import artifacts, preprocess, reading
+from cxrjax.data.sets import _dicom_header as dicom_header
 from cxrjax.data.sets._duplicates import perceptual_hash
 from cxrjax.data.sets._raw import Row
 from cxrjax.errors import UserError
@@ -16,7 +18,12 @@ SMALLEST = 16  # pixels; a smaller picture is an icon, not a film
 
 
 def decode(
-    row: Row, size: int, fit: str, clean: bool = False, hashed: bool = True
+    row: Row,
+    size: int,
+    fit: str,
+    clean: bool = False,
+    hashed: bool = True,
+    header: bool = False,
 ) -> dict[str, Any]:
     """One film ready to be stored, and what is worth knowing about it.
 
@@ -25,10 +32,12 @@ def decode(
       size: pixels of a side of what is stored.
       fit: how the film becomes square, see `preprocess.resize`.
       clean: whether to take bright artefacts out.
-      hashed: whether to compute `phash` (else '').
+      hashed: whether `phash` is that of the film on disk (else of the film as it is stored).
+      header: whether to look up sex, age and view in a DICOM file's header.
 
     Returns:
-      {image, mask, has_mask, height, width, kind, phash, trouble}; `trouble` is a list of
+      {image, mask, has_mask, height, width, kind, phash, content, header, trouble}; `content` is
+      the first half of the SHA-256 of the film's 8-bit pixels and its size, `trouble` is a list of
       (file, why) and `image` is None if the film itself cannot be used.
     """
     done: dict[str, Any] = {"image": None, "has_mask": False, "trouble": []}
@@ -51,7 +60,13 @@ def decode(
         return done
     shown = artifacts.remove_bright_artifacts(film) if clean else film
     done["image"] = preprocess.resize(shown, size, fit)[..., None]
-    done["phash"] = perceptual_hash(film) if hashed else ""
+    # Nearly the same hash, and nearly free: the stored film is small.
+    done["phash"] = perceptual_hash(film if hashed else done["image"][..., 0])
+    digest = hashlib.sha256(f"{film.shape[1]}x{film.shape[0]}".encode())
+    digest.update(np.ascontiguousarray(film))
+    done["content"] = digest.hexdigest()[:32]
+    if header and isinstance(row.film, Path):
+        done["header"] = dicom_header.read(row.film)
     if row.masks:
         masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
         done["has_mask"] = all(mask is not None for mask in masks)

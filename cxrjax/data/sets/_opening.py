@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrjax.data.sets import _columns
 from cxrjax.data.sets._preparation import (
     OPTIONS,
     RECORDS,
@@ -34,7 +35,10 @@ class Prepared:
       directory: where they lie.
       source: random access to the records.
       table: columns in record order: 'id', 'label' (f32[n, k]), 'has_mask' (bool), 'height',
-        'width' (int64, of the raw film), 'phash' and the data set's own columns as strings.
+        'width' (int64, of the raw film), 'phash', 'content' and the data set's own columns, in the
+        form of `_columns.standard` where several sets have them, else as strings.
+      labels, masks: of the records.
+      task: 'multilabel' or 'multiclass'; '' where the data set's module says.
       account: of the preparation.
       stored: the options that decided what was stored, as they turned out.
     """
@@ -42,6 +46,9 @@ class Prepared:
     directory: Path
     source: PreparedSource
     table: dict[str, np.ndarray]
+    labels: tuple[str, ...]
+    masks: tuple[str, ...]
+    task: str
     account: Account
     stored: dict[str, Any]
 
@@ -69,7 +76,9 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
             f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
             f"delete {directory} and prepare again"
         )
-    table = _read_table(directory / TABLE, builder.labels)
+    labels = tuple(stored.get("label_names", builder.labels))
+    masks = tuple(stored.get("mask_names", builder.masks))
+    table = _columns.standard(_read_table(directory / TABLE, labels))
     try:
         source = PreparedSource(directory / RECORDS / builder.name / str(builder.VERSION))
     except Exception as error:
@@ -81,7 +90,9 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
             f"{directory}: {len(source)} records, {len(table['id'])} rows in {TABLE}, "
             f"{account.films_stored} films in the account; delete it and prepare again"
         )
-    return Prepared(directory, source, table, account, stored)
+    return Prepared(
+        directory, source, table, labels, masks, stored.get("task", ""), account, stored
+    )
 
 
 def _find(

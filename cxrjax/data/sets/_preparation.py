@@ -125,7 +125,16 @@ def prepare(
     data_dir, size = check_options(options)
     started = time.monotonic()
     found = scan(options)
-    _check_ids(builder.name, found.rows)
+    if found.understood:
+        print("\n".join(found.understood), flush=True)
+    if not found.rows:
+        raise UserError(f"{builder.name}: no film to prepare in {found.account.raw_dir}")
+    _check_ids(builder.name, found.rows, found.account)
+    if found.labels is not None:
+        builder = builder.having(found.labels, found.masks)
+        found.resolved |= {
+            "label_names": list(found.labels), "mask_names": list(found.masks), "task": found.task,
+        }
     stored = {key: options[key] for key in builder.stored}
     stored = {**pixel_options(size, options), **stored, **found.resolved}
     digest = fingerprint(found.rows)
@@ -194,8 +203,11 @@ def _as_it_is(directory: Path, found: Scan) -> Account:
     return account
 
 
-def _check_ids(name: str, rows: Sequence[Row]) -> None:
-    """Raises UserError where two films have one id: they could be on two sides of a split."""
+def _check_ids(name: str, rows: Sequence[Row], account: Account) -> None:
+    """Raises UserError where two films have one id: they could be on two sides of a split.
+
+    Ids that differ only in case are said: on another system they may be one file.
+    """
     seen: dict[str, Row] = {}
     for row in rows:
         other = seen.setdefault(row.id, row)
@@ -203,6 +215,13 @@ def _check_ids(name: str, rows: Sequence[Row]) -> None:
             files = [r.film for r in (other, row) if isinstance(r.film, Path)]
             where = f": {files[0]} and {files[1]}" if files else ""
             raise UserError(f"{name}: two films have the name {row.id!r}{where}")
+    small: dict[str, str] = {}
+    first = {name: small.setdefault(name.casefold(), name) for name in seen}
+    alike = [f"{other} and {name}" for name, other in first.items() if other != name]
+    if alike:
+        account.notes.append(
+            f"{len(alike):,} pairs of films have names that differ only in case: {shortlist(alike)}"
+        )
 
 
 def _clear_broken_off(data_dir: Path, name: str, own: str) -> int:
@@ -286,9 +305,9 @@ def _write(
         def films() -> Iterator[dict[str, Any] | None]:
             clean = bool(options["remove_artifacts"])
             fit = options["fit"]
-            hashed = builder.hashes
+            facts = (builder.hashes, builder.headers)
             decoded = parallel.ordered_map(
-                lambda row: decode(row, size, fit, clean, hashed), rows, threads
+                lambda row: decode(row, size, fit, clean, *facts), rows, threads
             )
             bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films",
                        mininterval=0.5, disable=None)
@@ -317,16 +336,20 @@ class _Tally:
         self.kinds, self.sizes = collections.Counter(), collections.Counter()
         self.enlarged, self.not_square, self.unreadable = [], [], 0
         self.patience, self.in_a_row = patience, 0
+        self.contents: dict[str, str] = {}  # the first film with these pixels
 
     def header(self, rows: Sequence[Row]) -> list[str]:
         columns = list(rows[0].columns)
         labels = [f"label:{name}" for name in self.builder.labels]
-        return ["id", *columns, *labels, "has_mask", "height", "width", "kind", "phash"]
+        return ["id", *columns, *labels, "has_mask", "height", "width", "kind", "phash", "content"]
 
     def line(self, row: Row, film: Mapping[str, Any]) -> list[str | int]:
         labels = ["" if np.isnan(v) else f"{v:g}" for v in row.label]
-        facts = [int(film["has_mask"]), *(film[k] for k in ("height", "width", "kind", "phash"))]
-        return [row.id, *row.columns.values(), *labels, *facts]
+        keys = ("height", "width", "kind", "phash", "content")
+        facts = [int(film["has_mask"]), *(film[k] for k in keys)]
+        header = film.get("header", {})
+        columns = [value or header.get(key, "") for key, value in row.columns.items()]
+        return [row.id, *columns, *labels, *facts]
 
     def add(self, row: Row, film: Mapping[str, Any]) -> bool:
         """Counts one film; False if it cannot be stored. Gives up after `patience` in a row."""
@@ -350,6 +373,9 @@ class _Tally:
             self.not_square.append(row.id)
         if min(height, width) < self.size:
             self.enlarged.append(row.id)
+        first = self.contents.setdefault(film["content"], row.id)
+        if first != row.id:
+            self.account.same_films.append(f"{row.id} = {first}")
         if self.builder.masks and not film["has_mask"]:
             self.account.films_without_mask.append(row.id)
         return True

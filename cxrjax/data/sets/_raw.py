@@ -47,12 +47,18 @@ class Scan:
       account: with everything that was left out on the way to `rows`.
       resolved: storage options as they turned out (an 'auto' replaced by what was found).
       files: small files to keep beside the films, by the name they get there.
+      labels, masks, task: where the labels are those of a table; None: as the module says.
+      understood: lines that say how the raw folder was understood, printed before films are read.
     """
 
     rows: list[Row]
     account: Account
     resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    masks: tuple[str, ...] = ()
+    task: str = "multilabel"
+    understood: list[str] = dataclasses.field(default_factory=list)
 
 
 def folder_of(text: str | os.PathLike[str]) -> Path:

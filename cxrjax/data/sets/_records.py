@@ -30,12 +30,26 @@ class FilmBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     masks: tuple[str, ...] = ()
     # Options that decide what is stored; all others are applied when the films are opened.
     stored: tuple[str, ...] = ()
-    # Whether films are to be hashed, to find duplicates: a fifth of the time to prepare a film.
+    # Whether duplicates decide the split: the perceptual hash is then that of the film as it was on
+    # disk (a fifth of the time to prepare it), else that of the film as it is stored.
     hashes = False
+    # Whether sex, age and view are looked up in the header of each DICOM file.
+    headers = False
 
     def __init__(self, size: int, parts: Sequence[int], films: Iterable, **options: Any):
         self._size, self._part_sizes, self._films = size, parts, films
         super().__init__(file_format="array_record", **options)
+
+    @classmethod
+    def having(cls, labels: Sequence[str], masks: Sequence[str] = ()) -> type[FilmBuilder]:
+        """This builder with other labels and masks: those of a table, known once it is read."""
+
+        class Having(cls, skip_registration=True):
+            name = cls.name
+
+        Having.labels, Having.masks = tuple(labels), tuple(masks)
+        Having.__doc__, Having.__name__ = cls.__doc__, cls.__name__
+        return Having
 
     def _info(self) -> tfds.core.DatasetInfo:
         def pixels(channels: int) -> tfds.features.Tensor:
@@ -110,6 +124,22 @@ class PreparedSource:
 
     def __repr__(self) -> str:
         return f"PreparedSource({self._directory})"
+
+
+class Relabelled:
+    """A source whose records carry other labels than those that were stored (uncertain ones)."""
+
+    def __init__(self, source: Any, label: np.ndarray):
+        self._source, self._label = source, label
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._source[index], "label": self._label[index].copy()}
+
+    def __repr__(self) -> str:  # grain writes it into the iterator's state: keep it short
+        return f"Relabelled({self._source!r})"
 
 
 def write_records(builder: FilmBuilder, scratch: Path) -> None:

@@ -33,7 +33,13 @@ class Films:
         label: f32[K] (NaN = unknown), id: str} and, where `masks` is not empty, {mask: u8[H,W,M] in
         {0,1}, has_mask: bool}. Records are new arrays: changing one does not change the source.
       table: one array per column, row i belonging to `source[i]`. Holds "id" always, "patient"
-        where patients are known, else "group" where only duplicates are known.
+        where patients are known, else "group" where only duplicates are known. Where a data set
+        has them: "sex" ('F', 'M', ''), "age" (f32 years, NaN = unknown), "view" ('PA', 'AP',
+        'LATERAL', ''), "site". What a film is, wherever else it turns up: "content" (a hash of its
+        8-bit pixels as they were on disk: equal for copies only), "phash" (64 hexadecimal digits;
+        copies that were rescaled or compressed differ in at most 20 of its 256 bits) and
+        "origin_id" ('chestxray14/00000013_005.png' for a film that another set published first,
+        '' for all others); `identities` puts them together. '' where it is not known.
       splits: positions in `source` for train, val and test; disjoint.
       labels: names of the K labels in the order of `label`.
       task: 'multilabel' (K yes/no answers) or 'multiclass' (one of K, one-hot).
@@ -105,6 +111,7 @@ class Account:
     extra_films: list[str] = dataclasses.field(default_factory=list)
     films_without_mask: list[str] = dataclasses.field(default_factory=list)
     masks_without_film: list[str] = dataclasses.field(default_factory=list)
+    same_films: list[str] = dataclasses.field(default_factory=list)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     modes: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -144,6 +151,7 @@ class Account:
             ("films that the table does not name", self.extra_films),
             ("films without a mask", self.films_without_mask),
             ("masks without a film", self.masks_without_film),
+            ("films with the very pixels of another, kept", self.same_films),
         ):
             if files:
                 lines.append(f"  {title}: {len(files):,}: {shortlist(files)}")

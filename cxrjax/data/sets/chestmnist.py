@@ -48,7 +48,6 @@ def prepare(options: Mapping[str, Any]) -> Account:
 def load(options: Mapping[str, Any]) -> Films:
     """Opens the prepared films with the split of the file."""
     prepared, table, splits = _medmnist.open_films(ChestMnist, options)
-    del table["phash"]
     file = Path(prepared.account.raw_dir).name  # what was read: raw_dir may name a file itself
     names = table["id"].tolist()
     if all(len(name) > 9 and name[:8].isdigit() and name[8] == "_" for name in names):

@@ -94,7 +94,7 @@ def load(options: Mapping[str, Any]) -> Films:
     """Opens the prepared films and splits them; patients are checked to be on one side."""
     _check_choices(options)
     prepared = open_prepared(ChestXray14, options)
-    table = {k: v for k, v in prepared.table.items() if k not in ("phash", "has_mask")}
+    table = {k: v for k, v in prepared.table.items() if k != "has_mask"}
     table["patient"] = table["patient"].astype(np.int64)
     splits, name, facts = _split(prepared, table, options)
     _splits.check_disjoint(table["patient"], splits, "patient", f"chestxray14, {name}")

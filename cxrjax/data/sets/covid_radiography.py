@@ -77,7 +77,6 @@ def load(options: Mapping[str, Any]) -> Films:
     prepared = open_prepared(CovidRadiography, options)
     table = dict(prepared.table)
     table["group"] = groups(prepared, options["hash_distance"])
-    del table["phash"]
     test, val = float(options["test_share"]), float(options["val_share"])
     where = "covid_radiography: test_share and val_share"
     shares = _splits.check_shares(((1 - test) * (1 - val), (1 - test) * val, test), where)

@@ -60,7 +60,7 @@ def load(options: Mapping[str, Any]) -> Films:
             f"jsrt: split={options['split']!r} is not known" + suggest(options["split"], ["fifth"])
         )
     prepared = open_prepared(Jsrt, options)
-    table = {k: v for k, v in prepared.table.items() if k != "phash"}
+    table = dict(prepared.table)
     position = np.arange(len(table["id"]))
     rest = position[position % 5 != 4]
     inner = np.arange(len(rest))

@@ -51,7 +51,7 @@ def prepare(options: Mapping[str, Any]) -> Account:
 def load(options: Mapping[str, Any]) -> Films:
     """Opens the prepared films with the benchmark's own split."""
     prepared, table, splits = _medmnist.open_films(PneumoniaMnist, options)
-    repeats = _medmnist.repeats(table.pop("phash"), splits)
+    repeats = _medmnist.repeats(table["phash"], splits)
     size = f"{options['image_size']}x{options['image_size']}"
     info = describe(
         f"PneumoniaMNIST, official split, {size}", "official", LABELS, table["label"], splits,
