@@ -90,6 +90,30 @@ def monitored(scores: Mapping[str, float], monitor: str) -> float:
     return -value if monitor == "loss" else value
 
 
+def choose_monitor(config: Any, films: Films) -> tuple[str, str]:
+    """(the figure that chooses the checkpoint, what is to be said of it; '' where nothing is).
+
+    `config.monitor`, unless the validation films cannot give it: an AUROC needs a label of which
+    some films have it and some have not, a Dice a film with a mask. Then it is the loss.
+    """
+    wanted, positions = config.monitor, films.splits["val"]
+    why = ""
+    if wanted == "auroc" and len(positions):
+        labels = input_pipeline.labels_of(films, positions)
+        judged = ((labels == 1).any(0) & (labels == 0).any(0)).sum()
+        if not judged:
+            why = "every label has one class only there"
+    elif wanted == "dice" and len(positions) and "has_mask" in films.table:
+        if not films.table["has_mask"][positions].any():
+            why = "no film has a mask there"
+    if not why:
+        return wanted, ""
+    return "loss", (
+        f"config.monitor = {wanted!r} cannot be measured on these {len(positions):,} validation "
+        f"films ({why}): the checkpoint is chosen by the loss"
+    )
+
+
 def forget_predictions_after(step: int, workdir: pathlib.Path) -> None:
     """Deletes the workdir's validation predictions that were made after `step`."""
     for path in workdir.glob("val_predictions_*.npz"):

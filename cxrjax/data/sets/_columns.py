@@ -43,7 +43,7 @@ _SPLITS = {
     "holdout": "test",
 }  # fmt: skip
 OLDEST = 120  # years; NIH's first table has a patient of 414
-FRONTAL = ("PA", "AP")
+FRONTAL = ("PA", "AP", "FRONTAL")
 
 
 def squeezed(name: str) -> str:
@@ -94,7 +94,7 @@ def age_of(cell: str) -> float:
 
 
 def view_of(cell: str) -> str:
-    """'PA', 'AP', 'LATERAL', '' where it is not known, else what stands there in capitals.
+    """'PA', 'AP', 'FRONTAL' (which of the two is not said), 'LATERAL', '' for unknown, else itself.
 
     Whatever begins with AP or PA is frontal (AP_horizontal, AP AXIAL, PA LLD); LL, RL, LATERAL and
     L are lateral.

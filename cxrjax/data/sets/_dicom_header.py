@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-KEYS = {"sex": "PatientSex", "age": "PatientAge", "view": "ViewPosition"}
+TAGS = {"sex": 0x00100040, "age": 0x00101010, "view": 0x00185101}
 
 
 def read(path: Path) -> dict[str, str]:
@@ -13,9 +13,15 @@ def read(path: Path) -> dict[str, str]:
 
     try:
         header = pydicom.dcmread(
-            path, stop_before_pixels=True, force=True, specific_tags=list(KEYS.values())
+            path, stop_before_pixels=True, force=True, specific_tags=list(TAGS.values())
         )
-        return {key: str(header.get(tag, "") or "").strip() for key, tag in KEYS.items()}
+        # As bytes: many headers write an age that is no DICOM age ('61'), and can be understood.
+        items = {key: header.get_item(tag) for key, tag in TAGS.items()}
+        values = {key: b"" if item is None else item.value for key, item in items.items()}
+        return {
+            key: (v.decode("latin-1") if isinstance(v, bytes) else str(v or "")).strip(" \0")
+            for key, v in values.items()
+        }
     # The film itself was read by now: a header that is damaged in these fields only lacks them.
     except Exception:
-        return dict.fromkeys(KEYS, "")
+        return dict.fromkeys(TAGS, "")

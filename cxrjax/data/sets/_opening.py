@@ -63,13 +63,20 @@ class Prepared:
         }
 
 
-def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Prepared:
+def open_prepared(
+    builder: type[FilmBuilder],
+    options: Mapping[str, Any],
+    prefer: Mapping[str, Any] | None = None,
+) -> Prepared:
     """The films that were prepared with these options.
+
+    Args:
+      prefer: what tells one of several such preparations, as it is stored beside them.
 
     Raises:
       UserError: none were (gives the command), several were, or they are damaged.
     """
-    directory, stored = _find(builder, options)
+    directory, stored = _find(builder, options, prefer or {})
     account = read_account(directory)
     if record_sizes(directory) != stored.get("records"):
         raise UserError(
@@ -96,7 +103,7 @@ def open_prepared(builder: type[FilmBuilder], options: Mapping[str, Any]) -> Pre
 
 
 def _find(
-    builder: type[FilmBuilder], options: Mapping[str, Any]
+    builder: type[FilmBuilder], options: Mapping[str, Any], prefer: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any]]:
     data_dir, size = check_options(options)
     wanted = pixel_options(size, options)
@@ -115,6 +122,9 @@ def _find(
     if len(fitting) > 1 and options.get("raw_dir"):
         raw_dir = str(Path(options["raw_dir"]).expanduser().resolve())
         fitting = [f for f in fitting if f[1]["raw_dir"] == raw_dir] or fitting
+    if len(fitting) > 1 and prefer:
+        same = [f for f in fitting if all(f[1].get(k) == v for k, v in prefer.items())]
+        fitting = same or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from cxrjax.data.sets import _columns
 from cxrjax.data.sets._tables import Table
-from cxrjax.data.sets._tabular import one_hot
+from cxrjax.data.sets._tabular import label_columns, one_hot
 from cxrjax.data.sets.base import shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
@@ -101,19 +101,7 @@ def _is_yes_or_no(cells: list[str]) -> bool:
 
 
 def _columns_of_labels(table: Table, names: list[str], task: str, found: str) -> Labels:
-    values = np.empty((len(table), len(names)), np.float32)
-    for k, name in enumerate(names):
-        known: dict[str, float] = {}
-        for row, cell in enumerate(table.columns[name]):
-            if cell not in known:
-                value = _columns.label_of(cell)
-                if value is None:
-                    raise UserError(
-                        f"{table.where(row)}: {cell!r} in column {name!r} is no label: 1, 0, -1 or "
-                        "'u' (uncertain), or empty"
-                    )
-                known[cell] = value
-            values[row, k] = known[cell]
+    values = label_columns(table, names)
     how = f"{len(names)} columns{found}: {shortlist(names)}"
     if task == "multiclass":
         wrong = np.flatnonzero(((values == 1).sum(1) != 1) | (values == -1).any(1))

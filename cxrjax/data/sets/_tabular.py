@@ -12,10 +12,11 @@ from jaxtyping import Float32, Int64, Shaped
 
 from cxrjax.data.sets import _columns, _duplicates, _splits
 from cxrjax.data.sets._film_files import FilmFiles
-from cxrjax.data.sets._opening import open_prepared
+from cxrjax.data.sets._opening import Prepared
 from cxrjax.data.sets._preparation import DEFAULTS as COMMON_DEFAULTS
 from cxrjax.data.sets._raw import Row, is_film
-from cxrjax.data.sets._records import FilmBuilder, Relabelled
+from cxrjax.data.sets._records import Relabelled
+from cxrjax.data.sets._tables import Table
 from cxrjax.data.sets.base import SPLITS, Account, Films, Splits, describe, shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
@@ -105,7 +106,10 @@ def rows_of(
         account.dropped["a repetition of an earlier row"] = len(account.duplicate_rows)
     account.films_found += len(found)
     films = [path for path in files.files if is_film(path)]
-    account.extra_films = [path for path in films if path not in found and path not in used]
+    left = [path for path in films if path not in found and path not in used]
+    of_masks = {_folder(path) for path in used if path} - {_folder(path) for path in found}
+    account.masks_without_film += [path for path in left if _folder(path) in of_masks]
+    account.extra_films = [path for path in left if _folder(path) not in of_masks]
     account.notes += files.notes()
     if not found:
         there = f"there are {shortlist(films)}" if films else "it holds no film at all"
@@ -126,8 +130,34 @@ def rows_of(
     return out
 
 
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _line(where: str) -> str:
     return where.rpartition(", ")[2]
+
+
+def label_columns(table: Table, names: Sequence[str]) -> Float32[np.ndarray, "n k"]:
+    """1, 0, -1 (uncertain) and NaN (empty) of one column for each label.
+
+    Raises:
+      UserError: a column that there is not, or a cell that is no label.
+    """
+    out = np.empty((len(table), len(names)), np.float32)
+    for k, name in enumerate(names):
+        known: dict[str, float] = {}
+        for row, cell in enumerate(table.column(name)):
+            if cell not in known:
+                value = _columns.label_of(cell)
+                if value is None:
+                    raise UserError(
+                        f"{table.where(row)}: {cell[:80]!r} in column {name!r} is no label: 1, 0, "
+                        "-1 or 'u' (uncertain), or empty"
+                    )
+                known[cell] = value
+            out[row, k] = known[cell]
+    return out
 
 
 def understood(
@@ -163,7 +193,7 @@ def _became(policy: str) -> str:
 
 
 def opened(
-    builder: type[FilmBuilder],
+    prepared: Prepared,
     options: Mapping[str, Any],
     title: str,
     labels: Sequence[str] = (),
@@ -173,7 +203,7 @@ def opened(
     notes: Mapping[str, Any] | None = None,
     allow_flip: bool = True,
 ) -> Films:
-    """The prepared films of a table, with policies, views and split as the options say.
+    """Prepared films of a table, with policies, views and split as the options say.
 
     Column `split` beside the films holds the split that came with them ('' where a film is in
     none); `split='random'` leaves it aside.
@@ -188,7 +218,6 @@ def opened(
       allow_flip: as in `Films`.
     """
     check_choices(options)
-    prepared = open_prepared(builder, options)
     task = prepared.task or task
     source, table = prepared.source, dict(prepared.table)
     facts: dict[str, Any] = dict(notes or {})
@@ -205,7 +234,7 @@ def opened(
     used = np.zeros(len(keep), bool)
     used[np.concatenate(list(splits.values()))] = True
     left_out = {
-        f"not {options['view']}": int((~keep).sum()),
+        f"not {options['views']}": int((~keep).sum()),
         "in no part of the split": int((keep & ~used).sum()),
     }
     leaks = {pair: len(names) for pair, names in _splits.crossing(group, splits).items()}
@@ -213,7 +242,7 @@ def opened(
         table["group"] = group
         how += "; NO PATIENTS known: films of one patient may be on two sides"
     size = f"{options['image_size']}x{options['image_size']}"
-    view = f", {options['view']} views only" if options["views"] else ""
+    view = f", {options['views']} views only" if options["views"] else ""
     info = describe(
         f"{title}, {how}, {size}{view}", name, wanted, table["label"], splits, left_out,
         views=options["views"], leaks=leaks, patients_known=patients, **facts, **prepared.facts(),

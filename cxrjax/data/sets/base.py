@@ -35,11 +35,11 @@ class Films:
       table: one array per column, row i belonging to `source[i]`. Holds "id" always, "patient"
         where patients are known, else "group" where only duplicates are known. Where a data set
         has them: "sex" ('F', 'M', ''), "age" (f32 years, NaN = unknown), "view" ('PA', 'AP',
-        'LATERAL', ''), "site". What a film is, wherever else it turns up: "content" (a hash of its
-        8-bit pixels as they were on disk: equal for copies only), "phash" (64 hexadecimal digits;
-        copies that were rescaled or compressed differ in at most 20 of its 256 bits) and
-        "origin_id" ('chestxray14/00000013_005.png' for a film that another set published first,
-        '' for all others); `identities` puts them together. '' where it is not known.
+        'FRONTAL', 'LATERAL', '', else as it was said), "site". What a film is, wherever else it
+        turns up: "content" (a hash of its 8-bit pixels as they were on disk: equal for copies
+        only), "phash" (64 hexadecimal digits; copies that were rescaled or compressed differ in at
+        most 20 of its 256 bits) and "origin_id" ('chestxray14/00000013_005.png' for a film that
+        another set published first, '' for all others), which `sets.identities` reads.
       splits: positions in `source` for train, val and test; disjoint.
       labels: names of the K labels in the order of `label`.
       task: 'multilabel' (K yes/no answers) or 'multiclass' (one of K, one-hot).

@@ -14,7 +14,7 @@ protocol line in `Films.info` says which one was used.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,62 @@ def scan(options: Mapping[str, Any]) -> _raw.Scan:
             f"{len(account.missing):,} of {account.rows_read:,} rows of {path.name} have no film "
             f"(looked in {places})"
         )
+    _match_lists(raw_dir, path, entries, rows, account, options)
     files = {name: raw_dir / name for name in LISTS}
     for split in SPLITS:
         chexnet = _chexnet_list(raw_dir, split)
         files[f"{CHEXNET}/{chexnet.name}"] = chexnet
     files = {name: file for name, file in files.items() if file.is_file()}
     return _raw.Scan(rows, account, {"labels": version}, files)
+
+
+def _match_lists(
+    raw_dir: Path,
+    table: Path,
+    entries: Mapping[str, Any],
+    rows: Sequence[_raw.Row],
+    account: Account,
+    options: Mapping[str, Any],
+) -> None:
+    """Says how many films each list of the wanted split names.
+
+    Raises:
+      UserError: a list names no film of the table, or together they name under half of the films.
+    """
+    if options["split"] == "random":
+        return
+    folder = _raw.folder_of(options["lists"]) if options["lists"] else raw_dir
+    if options["split"] == "chexnet":
+        files = {split: _chexnet_list(folder, split) for split in SPLITS}
+    else:
+        files = {key: folder / f"{key}_list.txt" for key in ("train_val", "test")}
+        val = folder / "official_val_list.txt"
+        if options["val_list"] not in ("auto", "seeded"):
+            val = _raw.folder_of(options["val_list"])
+        if options["val_list"] != "seeded" and val.is_file():
+            files["val"] = val
+    try:
+        lists = {key: _read_list(file, options["split"]) for key, file in files.items()}
+    except UserError as error:  # it may be given when the films are opened
+        account.notes.append(f"the {options['split']} split cannot be made of this folder: {error}")
+        return
+    films = {row.id for row in rows}
+    for key, names in lists.items():
+        if entries.keys().isdisjoint(names):
+            raise UserError(
+                f"{files[key]}: none of its {len(names):,} names (such as {names[0]}) is in "
+                f"{table.name} (such as {next(iter(entries))}): list and table do not belong "
+                "together; give the right lists, or choose split='random'"
+            )
+    named = films & set().union(*lists.values())
+    counts = ", ".join(f"{len(films & set(names)):,} in {key}" for key, names in lists.items())
+    if len(named) < len(films) / 2:
+        raise UserError(
+            f"the lists in {folder} name only {len(named):,} of the {len(films):,} films ({counts})"
+            ": lists and films do not belong together; give the right lists, or choose "
+            "split='random'"
+        )
+    account.notes.append(f"lists of the {options['split']} split: of {len(films):,} films {counts}")
 
 
 def _label_version(raw_dir: Path, wanted: str) -> str:

@@ -16,15 +16,17 @@ which is said; `empty=ignore` reads them as unknown.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cxrjax.data.sets import _columns, _raw, _table_labels, _tables, _tabular
 from cxrjax.data.sets._film_files import FilmFiles
-from cxrjax.data.sets._opening import open_prepared
+from cxrjax.data.sets._opening import Prepared, open_prepared
 from cxrjax.data.sets._preparation import prepare as prepare_films
 from cxrjax.data.sets._records import FilmBuilder
 from cxrjax.data.sets.base import SPLITS, Account, Films, shortlist
@@ -70,18 +72,41 @@ def prepare(options: Mapping[str, Any]) -> Account:
 
 def load(options: Mapping[str, Any]) -> Films:
     """Opens the prepared films, split by the table's column or by patient."""
-    prepared = open_prepared(OwnTable, options)
+    prepared = _open(options)
     facts = prepared.stored["understood"]
     return _tabular.opened(
-        OwnTable, options, f"table {Path(facts['table']).name}", published_split=False,
+        prepared, options, f"table {Path(facts['table']).name}", published_split=False,
         empty=facts["empty"], notes={"table": facts}, allow_flip=False,
     )  # fmt: skip
 
 
 def head(options: Mapping[str, Any]) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
     """(labels, task, masks) of the prepared table."""
-    prepared = open_prepared(OwnTable, options)
+    prepared = _open(options)
     return prepared.labels, prepared.task, prepared.masks
+
+
+def _open(options: Mapping[str, Any]) -> Prepared:
+    """The films that were prepared of the table as it is now, else those that there are, and said.
+
+    Without the table, which prepared films do not need, there is nothing to compare.
+    """
+    try:
+        raw_dir = _raw.folder_of(options["raw_dir"] or ".")
+        now = _digest(_table_file(raw_dir, options["table"]))
+    except (UserError, OSError):
+        return open_prepared(OwnTable, options)
+    prepared = open_prepared(OwnTable, options, {"table_sha256": now})
+    if prepared.stored["table_sha256"] != now:
+        logging.warning(
+            "%s is not as it was when these films were prepared (%s): to use it as it is now, run "
+            "--mode=prepare", prepared.stored["understood"]["table"], prepared.directory.name,
+        )
+    return prepared
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def scan(options: Mapping[str, Any]) -> _raw.Scan:
@@ -132,8 +157,8 @@ def scan(options: Mapping[str, Any]) -> _raw.Scan:
     understood = _tabular.understood(lines, rows, labels.names, policies)
     facts = {"table": str(path), "columns": chosen, "labels": labels.how, "empty": labels.empty}
     return _raw.Scan(
-        rows, account, {"understood": facts}, labels=labels.names, masks=names, task=labels.task,
-        understood=understood,
+        rows, account, {"understood": facts, "table_sha256": _digest(path)}, labels=labels.names,
+        masks=names, task=labels.task, understood=understood,
     )  # fmt: skip
 
 

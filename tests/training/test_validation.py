@@ -1,0 +1,42 @@
+"""What chooses the checkpoint, where the validation films cannot give what was asked for."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from cxrjax.data.sets.base import Films
+from cxrjax.training.validation import choose_monitor
+
+NAN = np.nan
+
+
+def films(label, has_mask=None):
+    label = np.array(label, np.float32)
+    count = len(label)
+    table = {"id": np.array([f"f{i}" for i in range(count + 2)]),
+             "label": np.concatenate([np.eye(2, label.shape[1], dtype=np.float32), label])}
+    if has_mask is not None:
+        table["has_mask"] = np.array([True, True, *has_mask])
+    return Films(
+        source=range(count + 2), table=table, labels=tuple("AB"), task="multilabel",
+        splits={"train": np.arange(2), "val": np.arange(2, count + 2), "test": np.arange(0)},
+    )
+
+
+@pytest.mark.parametrize("label, chosen", [
+    ([[0, 1], [1, 1]], "auroc"),  # one label is enough
+    ([[0, 1], [0, 1]], "loss"),
+    ([[0, NAN], [NAN, 1]], "loss"),
+    ([[0, 0], [NAN, 1]], "auroc"),
+])
+def test_auroc_needs_both_classes(label, chosen):
+    monitor, said = choose_monitor(ConfigDict({"monitor": "auroc"}), films(label))
+    assert monitor == chosen
+    assert ("chosen by the loss" in said) == (chosen == "loss")
+    assert choose_monitor(ConfigDict({"monitor": "loss"}), films(label)) == ("loss", "")
+
+
+def test_dice_needs_a_mask():
+    config = ConfigDict({"monitor": "dice"})
+    assert choose_monitor(config, films([[0, 1]], [True])) == ("dice", "")
+    assert choose_monitor(config, films([[0, 1]], [False]))[0] == "loss"
