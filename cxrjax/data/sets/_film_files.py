@@ -23,9 +23,10 @@ class FilmFiles:
 
     A cell is, in this order: a path within the folder ('/' or '\\'), the same with the folders in
     front that all rows share left off (the set's own name), a file name that lies somewhere in the
-    folder once, either of them without its suffix, and either of them in another case. An absolute
-    path (or one with ~) must lead into the folder. Links are followed, as they are the user's own;
-    what a table says never leads outside.
+    folder, either of them without its suffix, and either of them in another case. Of a name in
+    several folders that in the folder with most of the table's names is taken, and said. An
+    absolute path (or one with ~) must lead into the folder. Links are followed, as they are the
+    user's own; what a table says never leads outside.
     """
 
     def __init__(self, root: Path, cells: Sequence[str] = (), where: Callable | None = None):
@@ -37,6 +38,9 @@ class FilmFiles:
         self.files = self._walk()
         self._shared = self._shared_folders(cells)
         self._names: dict[str, list[str]] | None = None
+        self._asked = {stem(cell.replace("\\", "/").rpartition("/")[2]) for cell in cells}
+        self._folders: collections.Counter | None = None
+        self.elsewhere: list[str] = []
         self.ways: collections.Counter = collections.Counter()
 
     def _walk(self) -> dict[str, None]:
@@ -144,15 +148,17 @@ class FilmFiles:
                     self.ways[f"with {'/'.join(self._shared[:skip])}/ left off"] += 1
                 return inner
         inner = "/".join(path.split("/")[len(self._shared) :])
-        keys = [("without its suffix", f"/{inner}"), ("in another case", f"/{inner.casefold()}")]
+        keys = [("without their suffix", f"/{inner}"), ("in another case", f"/{inner.casefold()}")]
         if "/" not in inner:
-            keys = [("by its name in a folder within", inner),
+            keys = [("by their names in folders within", inner),
                     ("in another case", inner.casefold())]
         for way, key in keys:
             fitting = self._by_name(key)
             if len(fitting) > 1:
                 films = [p for p in fitting if is_film(p)]
                 fitting = films if len(films) == 1 else fitting
+            if len(fitting) > 1 and len({p.rpartition("/")[2] for p in fitting}) == 1:
+                fitting = self._in_main_folder(fitting)
             if len(fitting) > 1:
                 raise UserError(
                     f"{self._where(row)}: {cell!r} may be {shortlist(fitting)}: write the path "
@@ -160,11 +166,31 @@ class FilmFiles:
                 )
             if fitting:
                 if stem(inner) == inner and is_film(fitting[0]):
-                    way = "without its suffix" if way != "in another case" else way
+                    way = "without their suffix" if way != "in another case" else way
                 self.ways[way] += 1
                 return fitting[0]
         return None
 
+    def _in_main_folder(self, fitting: list[str]) -> list[str]:
+        """The one in the folder that holds most films asked for; all, where two hold as many."""
+        if self._folders is None:
+            self._folders = collections.Counter(
+                path.rpartition("/")[0] for path in self.files
+                if stem(path.rpartition("/")[2]) in self._asked
+            )
+        counts = [self._folders[path.rpartition("/")[0]] for path in fitting]
+        if counts.count(max(counts)) > 1:
+            return fitting
+        best = fitting[counts.index(max(counts))]
+        self.elsewhere += [path for path in fitting if path != best]
+        return [best]
+
     def notes(self) -> list[str]:
         """How cells named their files, where not by the path itself; lines for the account."""
-        return [f"{count:,} films were named {way}" for way, count in self.ways.items()]
+        lines = [f"{count:,} films were named {way}" for way, count in self.ways.items()]
+        if self.elsewhere:
+            lines.append(
+                f"{len(self.elsewhere):,} names lie in another folder too, where fewer of the "
+                f"table's films are; not read: {shortlist(self.elsewhere)}"
+            )
+        return lines

@@ -329,6 +329,14 @@ def test_names_that_fit_two_films(tmp_path):
         "a/x.png", "b/x.png", "c/y.jpg", "c/y.png"]
 
 
+def test_a_name_in_two_folders_is_that_of_the_folder_of_the_others(tmp_path):
+    for path in ("images/x.png", "images/y.png", "large/x.png", "large/z.png"):
+        save(tmp_path / "f" / path, film(1))
+    files = _film_files.FilmFiles(tmp_path / "f", ["x.png", "y"])
+    assert files.find("x.png", 0) == "images/x.png" and files.find("y", 1) == "images/y.png"
+    assert any("not read: large/x.png" in line for line in files.notes())
+
+
 def test_cells_with_line_ends_keep_the_line_numbers(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('path,note\n"a.png","two\nlines, and ""quotes"""\nb.png,x\n')
