@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from ml_collections import FrozenConfigDict
 
 from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
@@ -91,6 +93,10 @@ def begin(config: Any, workdir: str | pathlib.Path) -> tuple[Setup, Any, Progres
     films = experiment.open_films(config)
     saved = saved_config(workdir)
     config = experiment.complete(config, films, saved)
+    monitor, said = validation.choose_monitor(config, films)
+    if said:
+        logging.warning(said)
+        config = FrozenConfigDict({**config.to_dict(), "monitor": monitor})
     as_json = experiment.config_json(config)
     if saved is not None:
         experiment.check_same_config(saved, as_json, str(workdir))
