@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrjax.data import artifacts, preprocess, reading
 from cxrjax.data.sets import _dicom_header as dicom_header
-from cxrjax.data.sets._duplicates import perceptual_hash
+from cxrjax.data.sets._duplicates import perceptual_hash, quick_hash
 from cxrjax.data.sets._raw import Row
 from cxrjax.errors import UserError
 
@@ -60,8 +60,7 @@ def decode(
         return done
     shown = artifacts.remove_bright_artifacts(film) if clean else film
     done["image"] = preprocess.resize(shown, size, fit)[..., None]
-    # Nearly the same hash, and nearly free: the stored film is small.
-    done["phash"] = perceptual_hash(film if hashed else done["image"][..., 0])
+    done["phash"] = perceptual_hash(film) if hashed else quick_hash(done["image"][..., 0])
     digest = hashlib.sha256(f"{film.shape[1]}x{film.shape[0]}".encode())
     digest.update(np.ascontiguousarray(film))
     done["content"] = digest.hexdigest()[:32]

@@ -206,12 +206,12 @@ def read_csv(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, s
                     f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has "
                     f"{len(header)}: the file is cut off or edited; fetch it again"
                 )
-            if any(field.strip() for field in fields[len(header) :]):
+            if len(fields) > len(header) and any(f.strip() for f in fields[len(header) :]):
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has "
                     f"{len(header)}: a comma too many, or one that should stand in quotes"
                 )
-            rows.append((reader.line_num, dict(zip(header, (f.strip() for f in fields)))))
+            rows.append((reader.line_num, dict(zip(header, map(str.strip, fields)))))
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error})") from None
     if not rows:

@@ -219,8 +219,9 @@ def _match_lists(
                 f"{table.name} (such as {next(iter(entries))}): list and table do not belong "
                 "together; give the right lists, or choose split='random'"
             )
-    named = films & set().union(*lists.values())
-    counts = ", ".join(f"{len(films & set(names)):,} in {key}" for key, names in lists.items())
+    here = {key: films.intersection(names) for key, names in lists.items()}
+    named = set().union(*here.values())
+    counts = ", ".join(f"{len(names):,} in {key}" for key, names in here.items())
     if len(named) < len(films) / 2:
         raise UserError(
             f"the lists in {folder} name only {len(named):,} of the {len(films):,} films ({counts})"
@@ -251,7 +252,7 @@ def _read_entries(
     path: Path, account: Account
 ) -> dict[str, tuple[tuple[float, ...], dict[str, str]]]:
     """{file name: (label, columns)} of a Data_Entry table."""
-    entries, first = {}, {}
+    entries, first, labels = {}, {}, {}
     for line, row in _raw.read_csv(path, COLUMNS):
         where = f"{path}, line {line}"
         account.rows_read += 1
@@ -268,7 +269,9 @@ def _read_entries(
         if not row["Patient ID"].isdigit():
             raise UserError(f"{where}: Patient ID {row['Patient ID']!r} is not a number")
         columns = {ours: row.get(theirs, "") for ours, theirs in KEPT.items()}
-        entries[name] = _label(row["Finding Labels"], where), columns
+        findings = row["Finding Labels"]  # few of them are different
+        label = labels[findings] = labels.get(findings) or _label(findings, where)
+        entries[name] = label, columns
         first[name] = line, row
     if account.duplicate_rows:
         account.dropped["a repetition of an earlier row"] = len(account.duplicate_rows)

@@ -169,6 +169,16 @@ def test_hash_hardly_sees_size_compression_or_brightness():
         assert distance(original, textured(seed + 100)) > 80
 
 
+@pytest.mark.parametrize("size", [40, 64, 224, 1000])
+def test_the_quick_hash_is_nearly_the_same(size):
+    rng = np.random.default_rng(size)
+    for _ in range(4):
+        film = Image.fromarray(rng.integers(0, 256, (90, 90), np.uint8)).resize((size, size + 9))
+        full, quick = (f(np.asarray(film)) for f in (
+            _duplicates.perceptual_hash, _duplicates.quick_hash))  # fmt: skip
+        assert len(quick) == 64 and bin(int(full, 16) ^ int(quick, 16)).count("1") <= 24
+
+
 def test_hash_of_a_blank_film_is_defined():
     assert _duplicates.perceptual_hash(np.full((50, 40), 7, np.uint8)) == "0" * 64
 
