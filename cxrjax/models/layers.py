@@ -6,6 +6,7 @@ is torch's: the same on both sides, and a stride that does not divide the size r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -142,7 +143,13 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels (Ba et al. 2016, arXiv:1607.06450), in float32."""
+    """Layer normalisation over the channels (Ba et al. 2016, arXiv:1607.06450), in float32.
+
+    Not flax's, although the formula is: of ConvNeXt-tiny and Conformer-tiny at 64 pixels (batch 8,
+    2 CPU cores, flax 0.12) flax's with `use_fast_variance=False` gives the same logits, but
+    gradients that differ in their rounding, so that no run would go on as it began; inference took
+    61 and 54 ms for 52 and 50 with this one, a step 260 and 190 for 257 and 192.
+    """
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
@@ -157,19 +164,8 @@ class LayerNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
-class Dense(nn.Module):
-    """x @ kernel + bias over the last axis, with torch's parameters transposed."""
-
-    features: int
-    dtype: Any = jnp.float32
-    kernel_init: Callable = normal_002
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b {self.features}"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
-        return x @ kernel + bias
+# Flax's linear layer, its kernel drawn as transformers' and ConvNeXt's are.
+Dense = functools.partial(nn.Dense, dtype=jnp.float32, kernel_init=normal_002)
 
 
 class DropPath(nn.Module):

@@ -13,7 +13,7 @@ from clu import parameter_overview, profiler
 from tqdm import tqdm
 
 from cxrjax.names import program
-from cxrjax.training import steps, validation, writers
+from cxrjax.training import devices, steps, validation, writers
 from cxrjax.training.clock import Clock
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.start import Progress, Setup
@@ -36,6 +36,7 @@ class Recorder(contextlib.AbstractContextManager):
 
     def __init__(self, run: Setup, states: Any, progress: Progress, profile: bool = False):
         config = run.config
+        devices.announce()
         if progress.step:
             print(f"going on with {run.workdir} at step {progress.step}")
         print(run.films.info.get("protocol", config.dataset.name))
