@@ -11,10 +11,8 @@ Orbax is imported where it reads or writes: a workdir that is not there is said 
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,10 +23,12 @@ import numpy as np
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
 
 WHICH = ("best", "latest")
 _PREDICTS = ("params", "batch_stats", "ema_params")  # of a state, what prediction needs
+_BESIDE = 2**17  # bytes of a checkpoint beside its arrays
 _NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
 
 
@@ -150,6 +150,7 @@ class Checkpoints:
         tree = _to_tree(states)
         if which == "best":
             tree = _for_prediction(tree)
+        self._need(sum(x.nbytes for x in jax.tree.leaves(tree)), which, step)
         facts = {"data": iterator.get_state(), "config": dict(config), "meta": dict(meta)}
         with self._told(which, step):
             saved = self._managers[which].save(step, args=_items(tree, facts))
@@ -159,6 +160,17 @@ class Checkpoints:
                 "another run; give another --workdir"
             )
         self._unread[which] = step
+
+    def _need(self, size: int, which: str, step: int) -> None:
+        """Raises UserError where the disk has no room for so many bytes and a little beside."""
+        free = shutil.disk_usage(self._workdir).free
+        if free < size + _BESIDE:
+            raise UserError(
+                f"{_folder(self._workdir, which)}: no space left for step {step} "
+                f"({(size + _BESIDE) / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free). "
+                f"{self._workdir} holds {self.newest()}: make space, then the same command goes on "
+                "from there"
+            )
 
     @contextlib.contextmanager
     def _told(self, which: str, step: int) -> Iterator[None]:
@@ -266,34 +278,15 @@ class Checkpoints:
                     manager.close()
 
 
-def checksums_of(tree: Mapping[str, Any]) -> dict[str, int]:
-    """{path of an array: CRC-32 of its bytes}."""
-    flat = flax.traverse_util.flatten_dict(jax.device_get(dict(tree)), sep="/")
-    return {k: zlib.crc32(np.ascontiguousarray(_plain(v)).view(np.uint8)) for k, v in flat.items()}
-
-
-def _checksum(fact: Any) -> int:
-    """CRC-32 of a JSON-able value."""
-    return zlib.crc32(json.dumps(fact, sort_keys=True).encode())
-
-
 def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """What a checkpoint is made of: arrays, JSON facts, and the checksums of both."""
     import orbax.checkpoint as ocp
 
-    sums = {**checksums_of(tree), **{name: _checksum(fact) for name, fact in facts.items()}}
+    sums = {**checksums_of(tree), **{name: checksum_of(fact) for name, fact in facts.items()}}
     return ocp.args.Composite(
         state=ocp.args.StandardSave(tree),
         **{name: ocp.args.JsonSave(fact) for name, fact in {**facts, "checksums": sums}.items()},
     )
-
-
-def _plain(array: Any) -> np.ndarray:
-    """An array that NumPy can take bytes of: keys of random streams as their numbers."""
-    if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.atleast_1d(np.asarray(array))
-    return array if array.dtype.kind != "V" else array.view(np.uint8)
 
 
 def _for_prediction(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,7 +348,7 @@ def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise Damaged(f"the checkpoint {place} is damaged: {why}") from None
     sums = restored.get("checksums", {})
-    own = {name: _checksum(restored[name]) for name in there if name != "checksums"}
+    own = {name: checksum_of(restored[name]) for name in there if name != "checksums"}
     for what, found in {**checksums_of(restored["state"]), **own}.items():
         if sums.get(what, found) != found:
             raise Damaged(f"the checkpoint {place} is damaged: {what} is not what was saved")
