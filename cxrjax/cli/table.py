@@ -168,6 +168,8 @@ FLAGS = (
          "image", WHAT, False),
     Flag("probe", "evaluate", SWITCH, "also without the lungs, and on the lungs alone", WHAT,
          False),
+    Flag("strict", "prepare predict explain", SWITCH, "refuse films that are unusual for a frontal "
+         "chest film", DATA, False),
     Flag("masks_from", "evaluate", PLACE, "folder of a run whose decoder finds the lungs of films "
          "without masks", WHAT, only_with="probe"),
     Flag("baseline", "compare", TEXT, "differences to this entry of the table as well", WHAT),

@@ -3,6 +3,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=[
-    "artifacts", "augment", "dicom", "films_on_disk", "input_pipeline", "pictures",
-    "preprocess", "reading", "sets",
+    "artifacts", "augment", "codestreams", "dicom", "dicom_display", "dicom_file",
+    "films_on_disk", "gray", "input_pipeline", "inspection", "masks", "pictures", "preprocess",
+    "reading", "sets", "signatures", "unreadable",
 ])

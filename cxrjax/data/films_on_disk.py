@@ -13,21 +13,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from cxrjax.data import artifacts, preprocess, reading
+from cxrjax.data import artifacts, preprocess, reading, signatures
 from cxrjax.data.parallel import cores, ordered_map
+from cxrjax.data.reading import RadiographFacts
 from cxrjax.errors import UserError
 
-# Pictures of kinds that cannot be read count as films too: they are named as failures.
-SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".bmp", ".tif", ".tiff"}
+# What is called so and is no film is a failure, not passed over.
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom",
+    ".dic",
+}  # fmt: skip
 Failures = list[tuple[pathlib.Path, str]]  # (file, why it could not be read)
+Facts = dict[pathlib.Path, RadiographFacts]
 
 
-def find_films(images: str | None) -> list[pathlib.Path]:
+def find_films(images: str | None, skipped: Failures | None = None) -> list[pathlib.Path]:
     """The films that FILE, FOLDER (with its subfolders) or a quoted PATTERN means, sorted.
 
-    In a folder, files with the suffixes of films count, and DICOM files without any suffix; hidden
-    files do not. Links are followed. What is there but cannot be read (a link to nowhere, a
-    subfolder without permission) is in the answer too, so that reading it names it as a failure.
+    In a folder a film is known by its first bytes, whatever its name; a file that is called a film
+    and is none is in the answer too, as is what cannot be read (a link to nowhere, a subfolder
+    without permission), so that reading it names it as a failure. Links are followed.
+
+    Args:
+      skipped: to be filled with (file, why) of all other files there.
 
     Raises:
       UserError: nothing is there.
@@ -35,21 +43,28 @@ def find_films(images: str | None) -> list[pathlib.Path]:
     if not images:
         raise UserError("give --images=FILE, a folder, or a quoted pattern such as 'new/*.png'")
     path = pathlib.Path(images).expanduser()
+    others: Failures = []
     if path.is_dir():
-        found = sorted(_walk(path))
-        what = f"no film in the folder {images} (looked for {', '.join(sorted(SUFFIXES))})"
-    elif path.is_file():
+        found = sorted(_walk(path, others))
+        what = f"no film in the folder {images} (looked for {signatures.FILMS}"
+        if others:
+            file, why = others[0]
+            what += f"; passed over {len(others):,} files, as {file.name}: {why}"
+        what += ")"
+    elif path.exists():
         found, what = [path], ""
     else:
         found = sorted(pathlib.Path(p) for p in glob.glob(str(path), recursive=True))
-        found = [p for p in found if p.is_file()]
+        found = [p for p in found if not p.is_dir()]
         what = f"no file, folder or match for --images={images}"
     if not found:
         raise UserError(what)
+    if skipped is not None:
+        skipped += others
     return found
 
 
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _walk(folder: pathlib.Path, skipped: Failures) -> Iterator[pathlib.Path]:
     """The films in a folder and the folders below it, and those folders that cannot be read."""
     refused: list[pathlib.Path] = []
     visited = set()
@@ -58,29 +73,38 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         refused.append(pathlib.Path(error.filename))
 
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        here = pathlib.Path(where)
         real = os.path.realpath(where)
         if real in visited:  # a link to a folder above
             folders.clear()
             continue
         visited.add(real)
+        skipped += [(here / name, "hidden") for name in sorted(folders) if name.startswith(".")]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for path in map(pathlib.Path(where).joinpath, files) if _is_film(path))
+        for name in sorted(files):
+            if why := why_no_film(here / name):
+                skipped.append((here / name, why))
+            else:
+                yield here / name
     yield from refused
 
 
-def _is_film(path: pathlib.Path) -> bool:
-    if path.name.startswith(".") or path.name == "DICOMDIR":  # the table of contents of a CD
-        return False
+def why_no_film(path: pathlib.Path) -> str:
+    """Why a file among films is to be passed over; '' where it is one, or is called one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.name.upper() == "DICOMDIR":
+        return "the table of contents of a DICOM medium"
     if path.suffix.lower() in SUFFIXES:
-        return True
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
-    # DICOM exports name their files IM0001, or 1.2.840.113619.
+        return ""
     try:
+        if path.exists() and not path.is_file():
+            return "a device or a pipe"  # opening it could wait for ever
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(signatures.HEAD)
     except OSError:
-        return True  # cannot be opened: it will be named as a failure
+        return ""  # cannot be opened: it will be named as a failure
+    return "" if signatures.kind_of(head) else signatures.name_other(head)
 
 
 def as_prepared(
@@ -101,24 +125,35 @@ def as_prepared(
 
 
 def read_all(
-    paths: Sequence[pathlib.Path], size: int, options: Mapping[str, Any], failures: Failures
+    paths: Sequence[pathlib.Path], size: int, options: Mapping[str, Any], failures: Failures,
+    facts: Facts | None = None, strict: bool = False,
 ) -> Iterator[tuple[pathlib.Path, UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "s s 1"]]]:
     """(file, the film as it is, `as_prepared`) of the films that can be read, in order.
 
-    The others are added to `failures`. Few films are held at a time, however many there are.
+    Few films are held at a time, however many there are.
+
+    Args:
+      options: of the data set; `reading` says how (see `gray`), beside what `as_prepared` takes.
+      failures: to be filled with (file, why) of the others.
+      facts: to be filled with what each film was on disk, and what is unusual about it.
+      strict: count unusual films as failures.
     """
+    version = reading.version_of(options)
 
     def read(path):
         try:
-            film = reading.read_radiograph(path)
-            return path, film, as_prepared(film, size, options), ""
+            film, found = reading.read_radiograph_with_facts(path, version, strict)
+            return path, film, as_prepared(film, size, options), found, ""
         except UserError as error:
-            return path, None, None, str(error)
+            return path, None, None, None, str(error)
 
-    for path, film, ready, error in ordered_map(read, paths, min(8, cores())):
+    workers = min(8, cores())
+    for path, film, ready, found, error in ordered_map(read, paths, workers):
         if error:
             failures.append((path, error.removeprefix(f"{path}: ")))
         else:
+            if facts is not None:
+                facts[path] = found
             yield path, film, ready
 
 
@@ -145,3 +180,35 @@ def report_failures(failures: Failures, number: int) -> int:
     for path, why in failures:
         print(f"  {path}: {why}", file=sys.stderr)
     return 1
+
+
+def report_skipped(skipped: Failures) -> None:
+    """Names the files that are no films on stderr."""
+    if skipped:
+        print(f"{len(skipped):,} files are no films and were skipped:", file=sys.stderr)
+    for path, why in skipped:
+        print(f"  skipped {path}: {why}", file=sys.stderr)
+
+
+def report_facts(facts: Facts, options: Mapping[str, Any]) -> None:
+    """Says on stderr what is unusual about films, and how a range was guessed where it was."""
+    warned = [(path, found.warnings) for path, found in facts.items() if found.warnings]
+    if warned:
+        print(f"{len(warned):,} of {len(facts):,} films were read with a warning (--strict refuses "
+              "them):", file=sys.stderr)
+    by_line: dict[str, list[pathlib.Path]] = {}
+    for path, lines in warned:
+        for line in lines:
+            by_line.setdefault(line, []).append(path)
+    for line, paths in by_line.items():
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        print(f"  {line}: {paths[0]}{more}", file=sys.stderr)
+    guessed = [path for path, found in facts.items() if found.guessed]
+    if not guessed:
+        return
+    version = reading.version_of(options)
+    print(f"{len(guessed):,} of {len(facts):,} films state no range of gray, it was taken from "
+          f"their values (first: {guessed[0]}: {facts[guessed[0]].gray})", file=sys.stderr)
+    if version != reading.NEWEST:
+        print(f"  in the way of the training (dataset.reading = {version}); the newest way is "
+              f"{reading.NEWEST}", file=sys.stderr)

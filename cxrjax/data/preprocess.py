@@ -1,4 +1,4 @@
-"""Host-side, pure numpy: read any radiograph, resize it, take bright artefacts out of it."""
+"""Host-side, pure numpy: films, masks and boxes as squares of one size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
+from cxrjax.data import masks
+from cxrjax.data.unreadable import Unreadable
 from cxrjax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -65,10 +67,13 @@ def resize_mask(
 ) -> UInt8[np.ndarray, "size size"]:
     """A mask resized like its film, by nearest neighbour: 0 or 1.
 
-    Masks of 0/1 (or bool) are taken as they are; where a value exceeds 1 the mask is one of 0..255
-    and what lies above 127 is inside.
+    Raises:
+      UserError: values of which it is not clear what is inside, see `masks.foreground`.
     """
-    inside = mask > (127 if mask.dtype != bool and mask.max(initial=0) > 1 else 0)
+    try:
+        inside = masks.foreground(mask)
+    except Unreadable as error:
+        raise UserError(str(error)) from None
     return _resize(inside.astype(np.uint8), size, fit, Image.Resampling.NEAREST)
 
 

@@ -56,13 +56,15 @@ def main(
     target = pathlib.Path(output).expanduser()
     if (target / "checkpoints").exists():
         raise UserError(f"{target} holds a run already: choose another --output")
-    paths = films_on_disk.find_films(images) if images else []
+    skipped: films_on_disk.Failures = []
+    facts: films_on_disk.Facts = {}
+    paths = films_on_disk.find_films(images, skipped) if images else []
     run = restore(workdir, checkpoint)
     failures: films_on_disk.Failures = []
     if paths:
         chosen = [paths[i] for i in _some(len(paths))]
         side, options = run.config.image_shape[0], run.config.dataset.to_dict()
-        read = films_on_disk.read_all(chosen, side, options, failures)
+        read = films_on_disk.read_all(chosen, side, options, failures, facts)
         films = ((str(path), ready) for path, _, ready in read)
         number, source = len(chosen), images
     else:
@@ -76,6 +78,8 @@ def main(
          f"batch statistics of {used:,} films of {source} as they are")
     print(f"batch statistics of {used:,} films: {target}. "
           f"Next: {program()} --mode=evaluate --workdir={target}")
+    films_on_disk.report_skipped(skipped)
+    films_on_disk.report_facts(facts, run.config.dataset.to_dict())
     return films_on_disk.report_failures(failures, number)
 
 

@@ -31,12 +31,12 @@ def main(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False,
+    spread: bool = False, strict: bool = False,
 ) -> int:
     """`--mode=explain`; status 1 if a film could not be read."""
     report, failures = explain(
         workdir, images, checkpoint, split, data_dir, output, config, method, threshold, network,
-        findings, max_films, finer, spread,
+        findings, max_films, finer, spread, strict,
     )
     return films_on_disk.report_failures(failures, len(failures) + report.get("films", 0))
 
@@ -46,7 +46,7 @@ def explain(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False,
+    spread: bool = False, strict: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -60,19 +60,22 @@ def explain(
       config: names another data set with the same labels, whose films are explained instead of
         those that the run was trained on.
       method, threshold, network, findings, max_films, finer, spread: see `options.Options`.
+      strict: count films that are unusual for a chest radiograph as failures.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
       could not be read.
     """
-    paths = films_on_disk.find_films(images) if images else []
+    skipped: films_on_disk.Failures = []
+    paths = films_on_disk.find_films(images, skipped) if images else []
     run = restore(workdir, checkpoint)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     devices.announce()
     if paths:
-        return explain_paths(run, options, paths, folder)
+        films_on_disk.report_skipped(skipped)
+        return explain_paths(run, options, paths, folder, strict)
     if config is not None:
         films = _other_films(run, config, data_dir)
     else:
@@ -145,18 +148,21 @@ def _most_probable(
 
 
 def explain_paths(
-    run: Run, options: Options, paths: Sequence[pathlib.Path], folder: pathlib.Path
+    run: Run, options: Options, paths: Sequence[pathlib.Path], folder: pathlib.Path,
+    strict: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Films on disk: each one's most probable findings, and a sheet for every finding."""
     report: dict[str, Any] = {}
     failures: films_on_disk.Failures = []
+    facts_of: films_on_disk.Facts = {}
     compiled = _maps(run, options)
     side, prepared = run.config.image_shape[0], run.config.dataset.to_dict()
-    read = films_on_disk.read_all(paths, side, prepared, failures)
+    read = films_on_disk.read_all(paths, side, prepared, failures, facts_of, strict)
     films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
     named = ((str(path), ready) for path, _, ready in films)
     size = min(heatmaps.BATCH, len(paths))
     explanations = list(heatmaps.explain(run, compiled, run.states, named, size))
+    version = reading.version_of(prepared)
     if explanations:
         shown = [
             (i, int(k))
@@ -165,7 +171,7 @@ def explain_paths(
         ]
         shots = gallery.Gallery(
             explanations,
-            show=lambda i: reading.read_radiograph(explanations[i].name),
+            show=lambda i: reading.read_radiograph(explanations[i].name, version),
             sheets=_most_probable(explanations, options, len(run.meta["labels"])),
             overlays=shown,
         )
@@ -177,6 +183,7 @@ def explain_paths(
         facts = {"films": len(explanations), "source": "files"}
         report = write_report(run, options, folder, facts, sheets, explanations)
     print(f"{len(explanations):,} films explained: {folder}")
+    films_on_disk.report_facts(facts_of, prepared)
     return report, failures
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from cxrjax.data import films_on_disk, input_pipeline
+from cxrjax.data import films_on_disk, input_pipeline, reading
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate
 from cxrjax.explanation import explain
@@ -51,15 +52,17 @@ class Loaded:
         )
 
     def predict(
-        self, films: Films, network: str | None = None
+        self, films: Films, network: str | None = None, strict: bool = False
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Probabilities of films, by label.
 
         Args:
-          films: a file, a folder, a pattern or a list of files (PNG, JPEG, DICOM), in the order of
+          films: a file, a folder, a pattern or a list of files (DICOM, pictures), in the order of
             which the answers come (a folder's is by name); or 8-bit gray pixels [H, W] or
             [N, H, W] of any size, white = dense. They are prepared as the films of the training.
           network: which answer, one of `networks`.
+          strict: refuse films that are unusual for a chest radiograph; else Python's `warnings`
+            name them, as they name files of a folder that are no films.
 
         Raises:
           UserError: a film that cannot be read, or pixels that are no film.
@@ -67,7 +70,7 @@ class Loaded:
         name = network or self.networks[0]
         if name not in self.networks:
             raise UserError(f"no network {name!r} in this run" + suggest(name, self.networks))
-        ready = list(self._prepared(films))
+        ready = list(self._prepared(films, strict))
         size = min(self.run.config.eval_batch_size, -(-len(ready) // self._mesh.size)
                    * self._mesh.size)
         batches = input_pipeline.batches(ready, size)
@@ -83,7 +86,7 @@ class Loaded:
         """Pictures and scores, as `--mode=explain` writes them; see `explanation.explain`."""
         return explain.explain(str(self.workdir), images, self._which, **options)[0]
 
-    def _prepared(self, films: Films) -> Iterator[tuple[str, np.ndarray]]:
+    def _prepared(self, films: Films, strict: bool) -> Iterator[tuple[str, np.ndarray]]:
         side, options = self.run.config.image_shape[0], self.run.config.dataset.to_dict()
         if isinstance(films, np.ndarray):
             if films.dtype != np.uint8 or films.ndim not in (2, 3):
@@ -92,15 +95,26 @@ class Loaded:
                     f"{list(films.shape)}: scale films of more bits to 0..255 first"
                 )
             for i, film in enumerate(films[None] if films.ndim == 2 else films):
+                try:
+                    reading.look_at(film)
+                except UserError as error:
+                    raise UserError(f"film {i} of the pixels: {error}") from None
                 yield str(i), films_on_disk.as_prepared(film, side, options)
             return
+        failures: films_on_disk.Failures = []
+        skipped: films_on_disk.Failures = []
+        facts: films_on_disk.Facts = {}
         if isinstance(films, str | os.PathLike):
-            paths = films_on_disk.find_films(os.fspath(films))
+            paths = films_on_disk.find_films(os.fspath(films), skipped)
         else:
             paths = [pathlib.Path(film) for film in films]
-        failures: films_on_disk.Failures = []
-        for path, _, ready in films_on_disk.read_all(paths, side, options, failures):
+        read = films_on_disk.read_all(paths, side, options, failures, facts, strict)
+        for path, _, ready in read:
             yield str(path), ready
+        said = [(path, f"skipped: {why}") for path, why in skipped]
+        said += [(path, "; ".join(f.warnings)) for path, f in facts.items() if f.warnings]
+        for path, line in said:
+            warnings.warn(f"{path}: {line}", stacklevel=3)
         if failures:
             path, why = failures[0]
             raise UserError(

@@ -24,7 +24,7 @@ from absl import logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from cxrjax import __version__, models
-from cxrjax.data import augment, input_pipeline, sets
+from cxrjax.data import augment, input_pipeline, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import config_file, load_config_file, scheme_of, suggest
@@ -148,7 +148,7 @@ def dataset_options(name: str, image_size: int) -> ConfigDict:
     """The options of a data set at their defaults, `raw_dir` and `data_dir` included."""
     return ConfigDict({
         "name": name, "raw_dir": "", "data_dir": "data", "image_size": image_size,
-        **sets.module(name).DEFAULTS,
+        "reading": reading.NEWEST, **sets.module(name).DEFAULTS,
     })
 
 

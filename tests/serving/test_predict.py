@@ -64,16 +64,18 @@ def test_two_hundred_films_with_two_broken_ones(restored, tmp_path, capsys):
     assert status == 1
     assert "198 films predicted" in told.out
     assert "2 of 200 files could not be read" in told.err
-    failed = [line for line in told.err.splitlines() if line.startswith("  ")]
+    failed = told.err.partition("could not be read:\n")[2].splitlines()
+    assert "198 of 198 films were read with a warning" in told.err
+    assert "film000.png and 197 more" in told.err
     assert len(failed) == 2
     assert "film198_cut.png: truncated" in failed[0]
     assert "film199_text.png: not a PNG" in failed[1] and failed[1].count("film199") == 1
 
     header, *rows = rows_of(tmp_path / "out.csv")
-    assert header == ["file", "network", *restored.meta["labels"]]
+    assert header == ["file", "network", *restored.meta["labels"], "warnings"]
     names = [pathlib.Path(row[0]).name for row in rows]
     assert len(names) == 198 and names == sorted(names)
-    values = np.array([row[2:] for row in rows], float)
+    values = np.array([row[2:-1] for row in rows], float)
     assert (values >= 0).all() and (values <= 1).all() and np.ptp(values, axis=0).max() > 0
 
     # The same pixels, kept in another way, have the same probabilities.
@@ -100,7 +102,7 @@ def test_long_layout_has_a_row_per_film_and_label(restored, tmp_path, capsys):
     status = predict.main("none", str(film), output=str(tmp_path / "new" / "o.csv"), layout="long")
     assert status == 0
     header, *rows = rows_of(tmp_path / "new" / "o.csv")
-    assert header == ["file", "network", "label", "probability"]
+    assert header == ["file", "network", "label", "probability", "warnings"]
     assert [row[2] for row in rows] == list(restored.meta["labels"])
     shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "%" in line]
     by_hand = sorted(rows, key=lambda row: -float(row[3]))
@@ -172,10 +174,18 @@ def test_which_files_of_a_folder_are_films(tmp_path):
     for name in ("notes.txt", "README", "list.csv"):
         (tmp_path / name).write_text("no film")
     dicom(tmp_path / "IM0001")
+    Image.fromarray(gray(0)).save(tmp_path / "film.of.mine", "WEBP")
     dicom(tmp_path / "1.2.840.113619")
-    found = films_on_disk.find_films(str(tmp_path))
+    (tmp_path / "empty.bin").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    skipped = []
+    found = films_on_disk.find_films(str(tmp_path), skipped)
+    assert {(p.name, why) for p, why in skipped} == {
+        (".hidden.png", "hidden"), ("notes.txt", "a text file"), ("README", "a text file"),
+        ("list.csv", "a text file"), ("empty.bin", "an empty file"), ("pipe", "a device or a pipe"),
+    }  # fmt: skip
     names = [str(p.relative_to(tmp_path)) for p in found]
-    assert names == ["1.2.840.113619", "IM0001", "a/b/deep.PNG", "old.tif"]
+    assert names == ["1.2.840.113619", "IM0001", "a/b/deep.PNG", "film.of.mine", "old.tif"]
     assert films_on_disk.find_films(str(tmp_path / "a" / "**" / "*.PNG")) == [inner / "deep.PNG"]
     assert films_on_disk.find_films(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
     assert reading.read_radiograph(tmp_path / "IM0001").shape == (40, 36)
@@ -198,7 +208,9 @@ def test_what_cannot_be_read_is_named_not_passed_over(tmp_path):
     (films / "round").symlink_to(films)
     (films / "gone.png").symlink_to(tmp_path / "nothing.png")
     (films / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    names = [str(p.relative_to(films)) for p in films_on_disk.find_films(str(films))]
+    skipped = []
+    names = [str(p.relative_to(films)) for p in films_on_disk.find_films(str(films), skipped)]
+    assert skipped == [(films / "DICOMDIR", "the table of contents of a DICOM medium")]
     assert names == ["gone.png", "linked/far.png", "near.png"]
 
 
@@ -215,13 +227,14 @@ def test_few_films_are_held_at_a_time(run, tmp_path, monkeypatch):
     """A folder of many films is read as fast as it is predicted, not all at once."""
     alive, most = [0], [0]
     film = gray(0)
+    facts = reading.RadiographFacts("PNG", "L", 8, 40, 36)
 
-    def read(path):
+    def read(path, version, strict):
         alive[0] += 1
         most[0] = max(most[0], alive[0])
-        return film
+        return film, facts
 
-    monkeypatch.setattr(reading, "read_radiograph", read)
+    monkeypatch.setattr(reading, "read_radiograph_with_facts", read)
     for _ in films_on_disk.read_all([pathlib.Path(f"{i}") for i in range(300)], 32, {}, []):
         alive[0] -= 1
     assert alive[0] == 0 and most[0] <= 64

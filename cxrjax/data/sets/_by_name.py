@@ -58,11 +58,15 @@ def prepare(options: Mapping[str, Any]) -> Account:
         raise WrongFolder(str(error) + _hint(Path(merged["raw_dir"]).expanduser(), found)) from None
 
 
-def main(config: Any) -> None:
-    """`launch.py --mode=prepare`: prepares `config.dataset` and prints the account."""
+def main(config: Any, strict: bool = False) -> None:
+    """`launch.py --mode=prepare`: prepares `config.dataset` and prints the account.
+
+    Args:
+      strict: leave out films that are unusual for a chest radiograph.
+    """
     if config is None:
         raise UserError("--mode=prepare needs --config=configs/FILE.py, which names the data set")
-    print(prepare(config.dataset.to_dict()))
+    print(prepare({**config.dataset.to_dict(), **({"strict": True} if strict else {})}))
 
 
 def load(options: Mapping[str, Any]) -> Films:

@@ -14,8 +14,6 @@ from cxrjax.data.sets._duplicates import perceptual_hash, quick_hash
 from cxrjax.data.sets._raw import Row
 from cxrjax.errors import UserError
 
-SMALLEST = 16  # pixels; a smaller picture is an icon, not a film
-
 
 def decode(
     row: Row,
@@ -24,6 +22,8 @@ def decode(
     clean: bool = False,
     hashed: bool = True,
     header: bool = False,
+    version: int = reading.NEWEST,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """One film ready to be stored, and what is worth knowing about it.
 
@@ -34,30 +34,38 @@ def decode(
       clean: whether to take bright artefacts out.
       hashed: whether `phash` is that of the film on disk (else of the film as it is stored).
       header: whether to look up sex, age and view in a DICOM file's header.
+      version: how films that state no range of gray are read, see `gray`.
+      strict: leave out films that are unusual for a chest radiograph.
 
     Returns:
-      {image, mask, has_mask, height, width, kind, phash, content, header, trouble}; `content` is
-      the first half of the SHA-256 of the film's 8-bit pixels and its size, `trouble` is a list of
-      (file, why) and `image` is None if the film itself cannot be used.
+      {image, mask, has_mask, empty, height, width, kind, guessed, warnings, phash, content, header,
+      trouble}; `content` is the first half of the SHA-256 of the film's 8-bit pixels and its size,
+      `trouble` is a list of (file, why) and `image` is None if the film itself cannot be used.
+      `empty` counts masks with nothing inside; `guessed` and `warnings` are those of `reading`.
     """
-    done: dict[str, Any] = {"image": None, "has_mask": False, "trouble": []}
+    done: dict[str, Any] = {
+        "image": None, "has_mask": False, "empty": 0, "guessed": False, "warnings": (),
+        "trouble": [],
+    }  # fmt: skip
     if not _can_be_text(row.id):
         done["trouble"].append((repr(row.id), "its name is not UTF-8: rename the file"))
         return done
     if isinstance(row.film, Path):
         try:
-            film, facts = reading.read_radiograph_with_facts(row.film)
+            film, facts = reading.read_radiograph_with_facts(row.film, version, strict)
         except UserError as error:
             done["trouble"].append((str(row.film), _why(error, row.film)))
             return done
-        done["kind"] = f"{facts.format} {facts.mode}, {facts.bits} bit"
+        done["kind"], done["warnings"] = reading.describe(facts), facts.warnings
+        done["guessed"] = facts.guessed
     else:
         film, done["kind"] = row.film, "array, 8 bit"
+        try:
+            reading.look_at(film)
+        except UserError as error:
+            done["trouble"].append((row.id, str(error)))
+            return done
     done["height"], done["width"] = film.shape
-    if min(film.shape) < SMALLEST:
-        why = f"{film.shape[1]}x{film.shape[0]} pixels are too few for a film"
-        done["trouble"].append((str(row.film) if isinstance(row.film, Path) else row.id, why))
-        return done
     shown = artifacts.remove_bright_artifacts(film) if clean else film
     done["image"] = preprocess.resize(shown, size, fit)[..., None]
     done["phash"] = perceptual_hash(film) if hashed else quick_hash(done["image"][..., 0])
@@ -67,7 +75,7 @@ def decode(
     if header and isinstance(row.film, Path):
         done["header"] = dicom_header.read(row.film)
     if row.masks:
-        masks = [_decode_mask(path, film.shape, size, fit, done["trouble"]) for path in row.masks]
+        masks = [_decode_mask(path, film.shape, size, fit, done) for path in row.masks]
         done["has_mask"] = all(mask is not None for mask in masks)
         if not done["has_mask"]:
             masks = [np.zeros((size, size), np.uint8)] * len(masks)
@@ -76,12 +84,13 @@ def decode(
 
 
 def _decode_mask(
-    path: Path | None, film_shape: tuple[int, ...], size: int, fit: str, trouble: list
+    path: Path | None, film_shape: tuple[int, ...], size: int, fit: str, done: dict[str, Any]
 ) -> np.ndarray | None:
     if path is None:
         return None
+    trouble = done["trouble"]
     try:
-        mask = reading.read_radiograph(path)
+        mask = reading.read_mask(path)
     except UserError as error:
         trouble.append((str(path), _why(error, path)))
         return None
@@ -91,9 +100,13 @@ def _decode_mask(
         why = f"the mask's {width}x{height} pixels do not lie on a film of {film_width}x"
         trouble.append((str(path), f"{why}{film_height}"))
         return None
-    resized = preprocess.resize_mask(mask, size, fit)
+    resized = preprocess.resize_mask(mask.astype(bool), size, fit)
     if not resized.any():
         trouble.append((str(path), "the mask is empty"))
+        done["empty"] += 1
+        return None
+    if mask.all():
+        trouble.append((str(path), "the mask is full: everything is inside"))
         return None
     return resized
 

@@ -19,6 +19,7 @@ from cxrjax.data.sets._preparation import (
     check_options,
     pixel_options,
     read_account,
+    readings,
     record_sizes,
 )
 from cxrjax.data.sets._records import FilmBuilder, PreparedSource
@@ -58,7 +59,8 @@ class Prepared:
             "prepared": self.directory.name,
             "fingerprint": self.stored["fingerprint"],
             "preprocessing": {
-                key: self.stored[key] for key in ("size", "fit", "remove_artifacts")
+                **{key: self.stored[key] for key in ("size", "fit", "remove_artifacts")},
+                "reading": self.stored.get("reading", 1),
             },
         }
 
@@ -117,14 +119,20 @@ def _find(
         there.append(file.parent.name)
         if options["prepared"] and file.parent.name != options["prepared"]:
             continue
-        if all(value == "auto" or stored.get(key) == value for key, value in wanted.items()):
-            fitting.append((file.parent, stored))
+        if not all(value == "auto" or stored.get(key) == value for key, value in wanted.items()):
+            continue
+        if "reading" in options and options["reading"] not in readings(file.parent, stored):
+            continue
+        fitting.append((file.parent, stored))
     if len(fitting) > 1 and options.get("raw_dir"):
         raw_dir = str(Path(options["raw_dir"]).expanduser().resolve())
         fitting = [f for f in fitting if f[1]["raw_dir"] == raw_dir] or fitting
     if len(fitting) > 1 and prefer:
         same = [f for f in fitting if all(f[1].get(k) == v for k, v in prefer.items())]
         fitting = same or fitting
+    if len(fitting) > 1 and len({(f[1]["fingerprint"], f[1].get("strict")) for f in fitting}) == 1:
+        # The same films, read in several ways that all fit.
+        fitting = [max(fitting, key=lambda f: f[1].get("reading", 1))]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -134,6 +142,8 @@ def _find(
             "with the option 'prepared', or delete the others (each has an account.json)"
         )
     del wanted["format"]
+    if "reading" in options:
+        wanted["reading"] = options["reading"]
     if options["prepared"]:
         wanted["prepared"] = options["prepared"]
     what = ", ".join(f"{key}={value}" for key, value in wanted.items())
@@ -141,6 +151,7 @@ def _find(
     raise UserError(
         f"{builder.name} is not prepared in {data_dir} with {what}{other}: run "
         f"`{program()} --mode=prepare` with the same --config and its dataset.raw_dir"
+        + " and --config.dataset.reading=1" * (wanted.get("reading") == 1)
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cxrjax.data import parallel, preprocess
+from cxrjax.data import parallel, preprocess, reading
 from cxrjax.data.sets._decoding import decode
 from cxrjax.data.sets._raw import Row, Scan, folder_of
 from cxrjax.data.sets._records import FilmBuilder, write_records
@@ -75,6 +75,7 @@ def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
         raise UserError(
             f"{name}: fit must be one of {', '.join(preprocess.FITS)}, not {options['fit']!r}"
         )
+    reading.version_of(options)
     threads = options["preparing_threads"]
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
         raise UserError(
@@ -86,7 +87,41 @@ def check_options(options: Mapping[str, Any]) -> tuple[Path, int]:
 def pixel_options(size: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the pixels of prepared films, as stored beside them."""
     cleaned = bool(options["remove_artifacts"])
-    return {"format": FORMAT, "size": size, "fit": options["fit"], "remove_artifacts": cleaned}
+    decided = {"format": FORMAT, "size": size, "fit": options["fit"], "remove_artifacts": cleaned}
+    return {**decided, "strict": True} if options.get("strict") else decided
+
+
+def readings(directory: Path, stored: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ways of reading films (`gray`) that give what is stored in a prepared directory.
+
+    All of them where every film states its gray, as pictures of 8 bits do.
+    """
+    account = read_account(directory)
+    if reading.same_in_every_version(account.modes, account.ranges_guessed):
+        return tuple(range(1, reading.NEWEST + 1))
+    return (reading.version_of(stored),)
+
+
+def _directory(data_dir: Path, name: str, stored: Mapping[str, Any], digest: str) -> Path:
+    """Where these films go, or already are.
+
+    The way of reading is part of the name unless it is the first, which had no number; what was
+    prepared then serves all ways where it is the same in all.
+    """
+    version = stored["reading"]
+
+    def named(facts: Mapping[str, Any]) -> Path:
+        short = hashlib.sha256(json.dumps([facts, digest]).encode()).hexdigest()[:8]
+        return data_dir / f"{name}-{stored['size']}px-{short}"
+
+    before = named({key: value for key, value in stored.items() if key != "reading"})
+    if version == 1:
+        return before
+    try:
+        there = json.loads((before / OPTIONS).read_text())
+    except (OSError, ValueError):
+        return named(stored)
+    return before if version in readings(before, there) else named(stored)
 
 
 @contextlib.contextmanager
@@ -137,9 +172,9 @@ def prepare(
         }
     stored = {key: options[key] for key in builder.stored}
     stored = {**pixel_options(size, options), **stored, **found.resolved}
+    stored["reading"] = options.get("reading", reading.NEWEST)
     digest = fingerprint(found.rows)
-    short = hashlib.sha256(json.dumps([stored, digest]).encode()).hexdigest()[:8]
-    directory = data_dir / f"{builder.name}-{size}px-{short}"
+    directory = _directory(data_dir, builder.name, stored, digest)
 
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -289,6 +324,7 @@ def _write(
     builder: type[FilmBuilder], partial: Path, found: Scan, size: int, options: Mapping[str, Any]
 ) -> Account:
     rows, account = found.rows, found.account
+    account.ranges_guessed = 0
     for name, path in found.files.items():
         (partial / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, partial / name)
@@ -305,7 +341,8 @@ def _write(
         def films() -> Iterator[dict[str, Any] | None]:
             clean = bool(options["remove_artifacts"])
             fit = options["fit"]
-            facts = (builder.hashes, builder.headers)
+            version = options.get("reading", reading.NEWEST)
+            facts = (builder.hashes, builder.headers, version, bool(options.get("strict")))
             decoded = parallel.ordered_map(
                 lambda row: decode(row, size, fit, clean, *facts), rows, threads
             )
@@ -335,6 +372,7 @@ class _Tally:
         self.builder, self.account, self.size = builder, account, size
         self.kinds, self.sizes = collections.Counter(), collections.Counter()
         self.enlarged, self.not_square, self.unreadable = [], [], 0
+        self.masks_read = 0
         self.patience, self.in_a_row = patience, 0
         self.contents: dict[str, str] = {}  # the first film with these pixels
 
@@ -366,6 +404,11 @@ class _Tally:
             return False
         self.in_a_row = 0
         self.account.films_stored += 1
+        file = str(row.film) if isinstance(row.film, Path) else row.id
+        self.account.warned += [(file, line) for line in film["warnings"]]
+        self.account.ranges_guessed += film["guessed"]
+        self.account.masks_empty += film["empty"]
+        self.masks_read += film["has_mask"]
         height, width = film["height"], film["width"]
         self.sizes[f"{width}x{height}"] += 1
         self.kinds[film["kind"]] += 1
@@ -385,6 +428,12 @@ class _Tally:
         if self.unreadable:
             account.dropped["the film cannot be read"] = self.unreadable
         account.sizes, account.modes = dict(self.sizes), dict(self.kinds)
+        if account.masks_empty and not self.masks_read:
+            first = next(file for file, why in account.unreadable if "mask is empty" in why)
+            raise UserError(
+                f"{account.dataset}: all {account.masks_empty:,} masks that could be read are "
+                f"empty, the first of them {first}: give the folder of the masks, or mend them"
+            )
         if self.not_square:
             names = shortlist(self.not_square)
             account.notes.append(f"{len(self.not_square):,} films are not square: {names}")

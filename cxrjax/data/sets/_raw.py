@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from cxrjax.data import films_on_disk
 from cxrjax.data.sets.base import Account, WrongFolder, shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Folders:
     Attributes:
       films: path by file name; the first one where a name occurs in several folders.
       repeated: later files of a name that was already found.
-      others: files that are not films.
+      others: files that are not films, with the reason.
       inner: folders within, which are not looked into.
     """
 
@@ -123,26 +122,26 @@ class Folders:
 
 def is_film(name: str) -> bool:
     """Whether a file's name ends as films' names do."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return Path(name).suffix.lower() in films_on_disk.SUFFIXES
 
 
 def list_films(folders: Sequence[Path]) -> Folders:
     """Films that lie directly in `folders`, sorted by name within each.
 
-    A link counts whether or not it leads anywhere: a film that is not there any more is to be
-    missed, not forgotten.
+    What is not called a film is one if its first bytes say so. A link counts whether or not it
+    leads anywhere: a film that is not there any more is to be missed, not forgotten.
     """
     found = Folders({}, [], [], [])
     for folder in folders:
         with os.scandir(folder) as entries:
             files = sorted((e.name, e.path, e.is_dir()) for e in entries)
         for name, path, is_folder in files:
-            if name.startswith("."):
-                continue  # .DS_Store, and the ._* twins that macOS writes beside every film
             if is_folder:
-                found.inner.append(path)
-            elif not is_film(name):
-                found.others.append(path)
+                if not name.startswith("."):
+                    found.inner.append(path)
+            elif why := films_on_disk.why_no_film(Path(path)):
+                if why != "hidden":  # .DS_Store, the ._* twins that macOS writes beside each film
+                    found.others.append(f"{path} ({why})")
             elif name in found.films:
                 found.repeated.append(path)
             else:

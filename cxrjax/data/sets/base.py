@@ -14,7 +14,9 @@ from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
 SPLITS = ("train", "val", "test")
-COMMON = ("name", "raw_dir", "data_dir", "image_size")
+# `reading` is how films are read that state no range of gray (data/gray.py), `strict` leaves out
+# what is unusual for a chest film.
+COMMON = ("name", "raw_dir", "data_dir", "image_size", "reading", "strict")
 TASKS = ("multilabel", "multiclass")
 Splits = dict[str, Int64[np.ndarray, " _"]]
 SHOWN = 5  # how many file names an account or an error line prints before "and N more"
@@ -109,7 +111,10 @@ class Account:
     unreadable: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     duplicate_rows: list[str] = dataclasses.field(default_factory=list)
     extra_films: list[str] = dataclasses.field(default_factory=list)
+    warned: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     films_without_mask: list[str] = dataclasses.field(default_factory=list)
+    masks_empty: int = 0
+    ranges_guessed: int | None = None  # films whose gray is by `data/gray.py`; None: not counted
     masks_without_film: list[str] = dataclasses.field(default_factory=list)
     same_films: list[str] = dataclasses.field(default_factory=list)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -134,7 +139,8 @@ class Account:
     def from_json(cls, text: str) -> Account:
         """The account that `to_json` wrote."""
         fields = json.loads(text)
-        fields["unreadable"] = [(file, why) for file, why in fields["unreadable"]]
+        for name in ("unreadable", "warned"):
+            fields[name] = [(file, why) for file, why in fields.get(name, [])]
         return cls(**fields)
 
     def __str__(self) -> str:
@@ -147,6 +153,7 @@ class Account:
         for title, files in (
             ("rows whose film is missing", self.missing),
             ("unreadable", [f"{file} ({why})" for file, why in self.unreadable]),
+            ("stored with a warning", [f"{file} ({why})" for file, why in self.warned]),
             ("repeated rows, read once", self.duplicate_rows),
             ("films that the table does not name", self.extra_films),
             ("films without a mask", self.films_without_mask),
@@ -155,6 +162,13 @@ class Account:
         ):
             if files:
                 lines.append(f"  {title}: {len(files):,}: {shortlist(files)}")
+        if self.ranges_guessed:
+            lines.append(
+                f"  films that state no range of gray, taken from their values: "
+                f"{self.ranges_guessed:,}"
+            )
+        if self.masks_empty:
+            lines.append(f"  empty masks: {self.masks_empty:,}")
         for title, counts in (("sizes", self.sizes), ("kinds", self.modes)):
             if counts:
                 parts = [f"{count:,} {what}" for what, count in most_common(counts)]

@@ -19,8 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cxrjax.data import artifacts, films_on_disk
-from cxrjax.data.reading import read_radiograph
+from cxrjax.data import artifacts, films_on_disk, reading
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
@@ -60,6 +59,8 @@ class Reading:
       explanation: probabilities, heat maps and masks.
       method: of the heat maps.
       fit: how the film became the network's square.
+      gray: how its values became gray, where the file does not say; else ''.
+      warnings: what is unusual about it for a chest radiograph.
     """
 
     path: pathlib.Path
@@ -70,6 +71,8 @@ class Reading:
     explanation: Explanation
     method: str
     fit: str
+    gray: str = ""
+    warnings: tuple[str, ...] = ()
 
     def order(self) -> list[int]:
         """The findings, the most probable first."""
@@ -192,7 +195,8 @@ def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
     Raises:
       UserError: the film cannot be read, or the network cannot be explained by this method.
     """
-    film = read_radiograph(path)
+    version = reading.version_of(run.config.dataset.to_dict())
+    film, facts = reading.read_radiograph_with_facts(path, version)
     cleaned = artifacts.remove_bright_artifacts(film)
     options = run.config.dataset.to_dict()
     ready = films_on_disk.as_prepared(film, run.config.image_shape[0], options)
@@ -207,6 +211,8 @@ def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
         explanation=explanation,
         method=method,
         fit=run.config.dataset.get("fit", "stretch"),
+        gray=facts.gray if facts.guessed else "",
+        warnings=facts.warnings,
     )
 
 

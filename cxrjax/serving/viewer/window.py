@@ -37,7 +37,8 @@ from cxrjax.serving.viewer.widgets import (
 
 POLL = 30  # milliseconds between two looks at the reader's answers
 FILM_TYPES = [
-    ("Films", "*.png *.jpg *.jpeg *.dcm *.dicom *.PNG *.JPG *.JPEG *.DCM"), ("All files", "*"),
+    ("Films", [f"*{s}" for name in sorted(films_on_disk.SUFFIXES) for s in (name, name.upper())]),
+    ("All files", "*"),
 ]
 WELCOME = "Open a film  (Ctrl+O)\nor a folder of films  (Ctrl+D)"
 KEYS = "← →  films     ↑ ↓  findings     B  before/after     H  heat     Ctrl+S  save"
@@ -356,7 +357,12 @@ class Window:
             self.view = dataclasses.replace(self.view, finding=reading.order()[0])
         self.findings.set_values(reading.explanation.probabilities, self.view.finding)
         height, width = reading.size
-        self.say(f"{reading.path}   {width} x {height} pixels")
+        about = "   ".join(filter(None, [f"{width} x {height} pixels", reading.gray]))
+        if reading.warnings:
+            warned = f"Warning: {'; '.join(reading.warnings)}   {reading.path}   {about}"
+            self.say(warned, failed=True, keep=True)
+        else:
+            self.say(f"{reading.path}   {about}")
 
     def say(self, text: str, failed: bool = False, keep: bool = False) -> None:
         """Shows a message in the status line; a failure also in the film's place.
