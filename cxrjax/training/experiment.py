@@ -195,7 +195,7 @@ _DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
 MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
               "cache_in_memory", "log_every", "eval_batch_size", "keep", "patience")
 # Fields that runs of before have not, and the values that do what those runs did.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"dataset.reading": 1}
 
 
 def forget_options_of(config: Any, field: str = "config") -> None:
@@ -219,8 +219,6 @@ def forget_options_of(config: Any, field: str = "config") -> None:
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             forget_options_of(value, f"{field}.{key}")
-
-
 
 
 def check(config: Any) -> None:
@@ -284,6 +282,8 @@ def complete(
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks
+        if "reading" not in config.dataset and "preprocessing" in films.info:
+            config.dataset.reading = films.info["preprocessing"]["reading"]
         config.image_shape = tuple(films.source[int(positions[0])]["image"].shape)
         config.steps_per_call = config.steps_per_call or (
             1 if jax.default_backend() == "cpu" else 10
@@ -352,6 +352,24 @@ def as_tuples(tree: Any) -> Any:
     return tuple(as_tuples(v) for v in tree) if isinstance(tree, list) else tree
 
 
+def reading_as_before(config: Any, saved: Mapping[str, Any] | None) -> Any:
+    """The config of a run that goes on; it reads films as it did, also if it had no number for it.
+
+    Args:
+      config: as the user gives it today.
+      saved: the completed config of the run; None where a run begins.
+    """
+    if saved is None or "reading" in saved["dataset"]:
+        return config
+    before = ADDED["dataset.reading"]
+    if config.dataset.get("reading") != before:
+        print(f"the run goes on with films as it read them (config.dataset.reading = {before})")
+    config = ConfigDict(config).copy_and_resolve_references()
+    with config.unlocked():
+        config.dataset.reading = before
+    return config
+
+
 def open_films(config: Any) -> Films:
     """The films of a config, cached in memory where it says so."""
     films = sets.load(config.dataset.to_dict())
@@ -378,7 +396,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
     """Raises UserError that lists every field in which a workdir's run differs from the config."""
-    old, new = {**ADDED, **flat(as_tuples(saved))}, flat(as_tuples(given))
+    old, new = ({**ADDED, **flat(as_tuples(tree))} for tree in (saved, given))
     if new.get("total_steps", 0) > old.get("total_steps", 0):  # a run may be made longer
         old.update({k: new[k] for k in ("train_for", "total_steps")})
     different = [

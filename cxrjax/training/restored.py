@@ -58,8 +58,7 @@ def restore(
     if not workdir:
         raise UserError("give --workdir=FOLDER of a training")
     config, meta, variables, step = checkpoint.restore_variables(workdir, which)
-    # How films were read before there were several ways, see data/gray.py.
-    config["dataset"].setdefault("reading", 1)
+    config["dataset"].setdefault("reading", experiment.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {
         name: steps.EvalState(

@@ -100,8 +100,9 @@ def begin(
     """
     workdir = pathlib.Path(workdir)
     checkpoint.refuse_recalibrated(workdir)
-    films = experiment.open_films(config)
     saved = saved_config(workdir)
+    config = experiment.reading_as_before(config, saved)
+    films = experiment.open_films(config)
     config = experiment.complete(config, films, saved)
     monitor, said = validation.choose_monitor(config, films)
     if said:

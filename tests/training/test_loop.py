@@ -96,7 +96,12 @@ def test_resumed_run_is_the_run_that_never_stopped(tmp_path):
     loop.train(config, tmp_path / "whole")
     loop.train(config, tmp_path / "parts", stop_at=4)
     assert checkpoint.restore_variables(tmp_path / "parts", "latest")[3] == 4
+    # A run of before films were read in several ways goes on all the same.
+    saved = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert saved["dataset"].pop("reading") == 2
+    (tmp_path / "parts" / "config.json").write_text(json.dumps(saved))
     loop.train(config, tmp_path / "parts")
+    assert json.loads((tmp_path / "parts" / "config.json").read_text())["dataset"]["reading"] == 1
     assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "parts"))
     steps_logged = [row["step"] for row in writers.read(tmp_path / "parts")]
     assert steps_logged == sorted(steps_logged)
@@ -347,6 +352,20 @@ def test_what_may_change_in_a_run():
     # The stream's state knows their number.
     with pytest.raises(UserError, match="config.reading_processes was 0, is 2"):
         experiment.check_same_config(saved, {**saved, "reading_processes": 2}, "w")
+
+
+def test_a_run_of_before_reads_films_as_it_did(capsys):
+    config = toy_config()
+    saved = experiment.config_json(config)
+    assert experiment.reading_as_before(config, saved) is config
+    assert saved["dataset"].pop("reading") == 2
+    goes_on = experiment.reading_as_before(config, saved)
+    assert (goes_on.dataset.reading, config.dataset.reading) == (1, 2)
+    assert "goes on with films as it read them" in capsys.readouterr().out
+    experiment.check_same_config(saved, experiment.config_json(goes_on), "w")
+    experiment.check_same_config(saved, saved, "w")
+    with pytest.raises(UserError, match="config.dataset.reading was 1, is 2"):
+        experiment.check_same_config(saved, experiment.config_json(config), "w")
 
 
 def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):
