@@ -377,7 +377,7 @@ def make(num_classes: int, dropout: float, dtype: str, **options: Any) -> Transf
         raise UserError(f"pool must be one of {', '.join(POOLS)}, not {encoder.pool!r}")
     unit = 4 * encoder.heads if encoder.rope else encoder.heads
     if encoder.width % unit:
-        raise UserError(f"width {encoder.width} is not a multiple of {unit} ({encoder.heads} heads)")
+        raise UserError(f"width {encoder.width} is no multiple of {unit} ({encoder.heads} heads)")
     if encoder.patch < 1 or encoder.depth < 1 or encoder.image_size % encoder.patch:
         raise UserError(
             f"patch {encoder.patch} and depth {encoder.depth} must be at least 1, and image_size "

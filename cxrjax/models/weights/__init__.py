@@ -5,5 +5,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "torch_layouts": ["to_torch", "torch_name"],
     "loading": ["from_torch", "read"],
-    "files": ["load_state_dict"],
+    "files": ["find", "load_state_dict"],
+    "scale": ["scale_of"],
 })
