@@ -13,21 +13,18 @@ What has no place is never passed over in silence:
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cxrjax.errors import UserError
-from cxrjax.models.weights import recognise, resample
+from cxrjax.models.weights import misfit, recognise, resample
 from cxrjax.models.weights.files import as_float32, is_float
-from cxrjax.models.weights.recognise import ASIDE, HEADS, LAYOUTS, Found, base
+from cxrjax.models.weights.recognise import ASIDE, HEADS, LAYOUTS, base
 from cxrjax.models.weights.torch_layouts import (
     FAMILIES,
     family_of,
@@ -37,15 +34,6 @@ from cxrjax.models.weights.torch_layouts import (
 )
 
 log = logging.getLogger(__name__)
-
-NEAREST = 3  # names that an error shows of a kind
-LONGEST = 90  # characters of a name in an error
-
-
-class Misfit(UserError):
-    """Weights that do not fit: a few lines, which the command line prints as they are."""
-
-    keep_lines = True
 
 
 class Reading(NamedTuple):
@@ -71,7 +59,7 @@ class Wanted(NamedTuple):
 
 
 def from_torch(
-    name: str, state_dict: Mapping[str, Any], variables: Mapping[str, Any]
+    name: str, state_dict: Mapping[Any, Any], variables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Flax variables with the weights of a torch network of the same architecture.
 
@@ -92,7 +80,7 @@ def from_torch(
 
 
 def read(
-    name: str, state_dict: Mapping[str, Any], variables: Mapping[str, Any], source: str = ""
+    name: str, state_dict: Mapping[Any, Any], variables: Mapping[str, Any], source: str = ""
 ) -> Reading:
     """As `from_torch`, with what there is to say of the weights.
 
@@ -106,7 +94,7 @@ def read(
         state_dict, layouts, lambda _, known: known in wanted, max(2, len(wanted) // 4)
     )
     if found is None:
-        raise _nothing_fits(name, state_dict, wanted, source)
+        raise misfit.nothing_fits(name, state_dict, wanted, source)
     head = HEADS[family]
     missing_head = {n for n in wanted if n.startswith(f"{head}.") and n not in found.names}
     if missing_head and f"{head}.weight" in wanted:
@@ -141,7 +129,7 @@ class _Fit:
         self.notes: list[str] = []
         self.set_aside: list[str] = []
 
-    def run(self, state_dict: Mapping[str, Any], source: str) -> Reading:
+    def run(self, state_dict: Mapping[Any, Any], source: str) -> Reading:
         out = dict(traverse_util.flatten_dict(dict(self.variables)))
         absent = self._absent()
         for theirs, want in self.wanted.items():
@@ -185,8 +173,7 @@ class _Fit:
         if theirs in parts:
             parts, count = [theirs], 1
         if len(parts) != count:
-            have = [names[n].removeprefix(self.found.prefix) for n in parts]
-            self.missing.append(f"{theirs} (of its {count} parts only {', '.join(have)})")
+            self.missing.append(f"{theirs} ({len(parts)} of its {count} parts)")
             return None
         tensors = [self.found.tensors[names[n]] for n in parts]
         label = names[parts[0]].removeprefix(self.found.prefix)
@@ -225,9 +212,8 @@ class _Fit:
         self, theirs: str, label: str, array: np.ndarray, want: Wanted
     ) -> np.ndarray | None:
         place, leaf = "/".join(want.key[1:]), want.key[-1]
-        squeezed = [n for n in array.shape if n != 1]
-        if array.shape != want.torch and squeezed == [n for n in want.torch if n != 1]:
-            array = array.reshape(want.torch)  # [c] for [c, 1, 1], a 1x1 convolution for a layer
+        if array.shape != want.torch and _same_but_for_ones(array.shape, want.torch):
+            array = array.reshape(want.torch)
         if leaf == "pos_embed" and array.ndim == 3 and array.shape[2] == want.torch[2]:
             array = self._positions(array, want)
         if len(want.torch) == 4 and array.ndim == 4 and theirs == self._stem():
@@ -323,7 +309,7 @@ class _Fit:
 
     def _said(self) -> list[str]:
         notes = list(dict.fromkeys(self.notes))
-        aside = _grouped(k for k in self.set_aside if not k.endswith("num_batches_tracked"))
+        aside = misfit.grouped(k for k in self.set_aside if not k.endswith("num_batches_tracked"))
         if aside:
             notes.append(f"set aside, no part of the network: {', '.join(aside)}")
         if self.kept:
@@ -331,21 +317,23 @@ class _Fit:
                          + ", ".join(sorted(set(self.kept))))
         return notes
 
-    def _error(self, state_dict: Mapping[str, Any], left: list[str], source: str) -> Misfit:
-        lines = [_first_line(self.name, source), f"  it looks like: {_looks(state_dict)}"]
+    def _error(self, state_dict: Mapping[Any, Any], left: list[str], source: str) -> misfit.Misfit:
+        lines = [misfit.first_line(self.name, source)]
+        looks = recognise.recognise(state_dict)
+        lines.append(f"  it looks like: {misfit.looks(state_dict, looks)}")
         want = [n.partition(" (")[0] for n in self.missing]
         for what, found, others in (
             ("missing", sorted(self.missing), left), ("left over", left, want),
             ("wrong", self.wrong, []),
         ):
             if found:
-                lines.append(f"  {what}: {_listed(found)}")
-                if near := _nearest(found, others):
+                lines.append(f"  {what}: {misfit.listed(found)}")
+                if near := misfit.nearest(found, others):
                     lines.append(f"  nearest names: {near}")
-        lines.append(f"  {self._advice(state_dict, left)}")
-        return Misfit("\n".join(lines))
+        lines.append(f"  {self._advice(looks, left)}")
+        return misfit.Misfit("\n".join(lines))
 
-    def _advice(self, state_dict: Mapping[str, Any], left: list[str]) -> str:
+    def _advice(self, looks: recognise.Found | None, left: list[str]) -> str:
         if "fc_norm.weight" in left and "norm.weight" in self.missing:
             return "it answers from the mean of its patches: set --config.model.pool=mean"
         if "norm.weight" in left and "fc_norm.weight" in self.missing:
@@ -354,7 +342,19 @@ class _Fit:
             return "it norms inside its attention: set --config.model.attention_norm=True"
         if any(n in ("reg_token", "register_tokens", "embeddings.register_tokens") for n in left):
             return "it has registers: set --config.model.registers to their number"
-        return _advice(self.name, state_dict, bool(self.wrong and not self.missing and not left))
+        only_values = bool(self.wrong and not self.missing and not left)
+        return misfit.advice(self.name, looks, only_values)
+
+
+def _same_but_for_ones(got: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """[c] for [c, 1, 1], a 1x1 convolution for a linear layer, [1, d] for [1, 1, d]; a transposed
+    shape is another one."""
+    behind, before = ([*got], [*want]), ([*got[::-1]], [*want[::-1]])
+    for pair in (behind, before):
+        for shape in pair:
+            while shape and shape[-1] == 1:
+                shape.pop()
+    return behind[0] == behind[1] or before[0] == before[1]
 
 
 def _is_other_stem(want: Wanted, got: np.ndarray) -> bool:
@@ -367,84 +367,3 @@ def _is_other_stem(want: Wanted, got: np.ndarray) -> bool:
         and got.shape[3] == want.shape[3]
         and got.shape[2] in (1, 3)
     )
-
-
-# ---- in words
-
-
-def _grouped(names: Any) -> list[str]:
-    """"decoder.* (42)" for names that begin alike."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.partition(".")[0], []).append(_short(name))
-    listed = [members[0] if len(members) == 1 else f"{_short(group)}.* ({len(members)})"
-              for group, members in sorted(groups.items())]
-    return listed[:12] + [f"and {len(listed) - 12} more"] * (len(listed) > 12)
-
-
-def _short(name: str) -> str:
-    name = "".join(c if c.isprintable() else "?" for c in str(name))
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
-
-
-def _listed(found: Sequence[str]) -> str:
-    more = f" and {len(found) - NEAREST} more" if len(found) > NEAREST else ""
-    return ", ".join(_short(n) for n in found[:NEAREST]) + more
-
-
-def _nearest(names: Sequence[str], others: Sequence[str]) -> str:
-    """For the first names the most alike of the others."""
-    pairs = []
-    others = list(others)[:2000]
-    for name in names[:NEAREST]:
-        close = difflib.get_close_matches(_short(name), [_short(o) for o in others], 1, 0.5)
-        pairs += [f"{_short(name)} ~ {close[0]}"] if close else []
-    return ", ".join(pairs)
-
-
-def _first_line(name: str, source: str) -> str:
-    said = f"{source}: " if source else ""
-    return f"{said}these weights do not fit {name!r}"
-
-
-def _looks(state_dict: Mapping[str, Any]) -> str:
-    found = recognise.recognise(state_dict)
-    if found is not None:
-        return recognise.in_words(found)
-    tensors = max((t for _, t in recognise.state_dicts(state_dict)), key=len, default={})
-    if not tensors:
-        return "nothing that holds tensors by name"
-    return f"none of the known layouts ({len(tensors)} tensors: {_listed(list(tensors))})"
-
-
-def _advice(name: str, state_dict: Mapping[str, Any], only_values: bool) -> str:
-    found = recognise.recognise(state_dict)
-    if only_values:
-        return "the file seems damaged, or of another size of network: fetch it again, or choose " \
-               "the network's options to match"
-    if found is not None:
-        network = recognise.network_of(found.layout.family, recognise.shapes_of(found))
-        ours = re.sub(r"_patch\d+$", "", network)
-        if ours in FAMILIES and ours != name:
-            return f"choose that network: --config=FILE:{ours}"
-        if ours not in FAMILIES:
-            return f"give weights of {name!r}; there is no network here for these"
-    return "compare the names: the file may be damaged, or of a variant that is not known here"
-
-
-def _nothing_fits(
-    name: str, state_dict: Mapping[str, Any], wanted: Mapping[str, Wanted], source: str
-) -> Misfit:
-    tensors = max((t for _, t in recognise.state_dicts(state_dict)), key=len, default={})
-    names = sorted(wanted)
-    lines = [_first_line(name, source), f"  it looks like: {_looks(state_dict)}"]
-    lines.append(f"  missing: {_listed(names)}")
-    if tensors:
-        lines.append(f"  left over: {_listed(sorted(tensors))}")
-        if near := _nearest(sorted(tensors), names):
-            lines.append(f"  nearest names: {near}")
-    lines.append(f"  {_advice(name, state_dict, False)}")
-    return Misfit("\n".join(lines))
-
-
-__all__ = ["Found", "Misfit", "Reading", "from_torch", "read"]

@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 
 def state_dicts(
-    given: Mapping[str, Any], path: tuple[str, ...] = ()
+    given: Mapping[Any, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Every dict of tensors in nested dicts, with the keys that lead to it."""
     tensors = {k: v for k, v in given.items() if isinstance(k, str) and is_tensor(v)}
@@ -98,7 +98,7 @@ def base(name: str) -> str:
 
 
 def search(
-    given: Mapping[str, Any], layouts: Sequence[Layout], known: Callable[[str, str], bool],
+    given: Mapping[Any, Any], layouts: Sequence[Layout], known: Callable[[str, str], bool],
     least: int,
 ) -> Found | None:
     """The layout, dict and prefix under which most names are known; None where none is.
@@ -117,7 +117,7 @@ def search(
             fit = (
                 len({base(name) for name in hits}), not _OTHERS.search(place),
                 bool(_AVERAGED.search(place)), layout.mark is not None, -len(layout.rules),
-                -len(path), -len(prefix),
+                -len(path), len(prefix),
             )
             if hits and fit > best:
                 best = fit
@@ -132,7 +132,7 @@ def search(
          if k != key}))
 
 
-def _walk(given: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+def _walk(given: Mapping[Any, Any], path: Sequence[str]) -> Mapping[Any, Any]:
     return functools.reduce(lambda tree, key: tree[key], path, given)
 
 
@@ -197,7 +197,7 @@ def other_heads(found: Found) -> list[str]:
             if _HEADS.search(k.removeprefix(found.prefix).split(".")[0])]
 
 
-def recognise(given: Mapping[str, Any]) -> Found | None:
+def recognise(given: Mapping[Any, Any]) -> Found | None:
     """Whose names a file has, whatever network is wanted; None where hardly one is known."""
 
     def known(family: str, name: str) -> bool:

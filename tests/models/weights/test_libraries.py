@@ -227,7 +227,8 @@ def theirs(network, image):
     """(what is compared, their answer)."""
     with torch.no_grad():
         if hasattr(network, "segmentation_head"):
-            return "map", network.encoder(image)[-1].permute(0, 2, 3, 1).numpy()
+            last = network.encoder(image)[-1]  # a DenseNet's before its last ReLU, others' behind
+            return "map", torch.relu(last).permute(0, 2, 3, 1).numpy()
         out = network(image)
     if hasattr(out, "logits"):
         return "logits", out.logits.numpy()
