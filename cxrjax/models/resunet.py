@@ -168,7 +168,7 @@ class TokenUNet(Transformer):
 def parts(
     encoder: str, num_classes: int, num_masks: int, decoder_width: int, known: Sequence[str],
     options: dict[str, Any],
-) -> tuple[Classifier, Decoder]:
+) -> tuple[Classifier | Transformer, Decoder]:
     """The classifier called `encoder`, for its encoder and head, and a decoder for it.
 
     Raises:

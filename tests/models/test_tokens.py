@@ -28,7 +28,7 @@ PARAMETERS = {
 @functools.cache
 def made(name):
     net = models.create(name, 3, **SIZE, **NETWORKS[name])
-    image = np.float32(np.random.default_rng(0).standard_normal((2, 24, 32, 1)))
+    image = jnp.float32(np.random.default_rng(0).standard_normal((2, 24, 32, 1)))
     tree = jax.eval_shape(net.init, KEY, image)
     rng = np.random.default_rng(1)
 
@@ -129,7 +129,7 @@ def slow(name, params, image):
 def test_a_transformer_is_its_definition_and_so_is_its_rollout(name):
     net, variables, image, out = made(name)
     for i in range(2):
-        logits, rollout = slow(name, variables["params"], image[i].astype(np.float64))
+        logits, rollout = slow(name, variables["params"], np.asarray(image[i], np.float64))
         np.testing.assert_allclose(out["logits"][i], logits, rtol=2e-4, atol=2e-4)
         np.testing.assert_allclose(out["rollout"][i], rollout, rtol=1e-3, atol=1e-5)
 
