@@ -19,14 +19,12 @@ from flax import traverse_util
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
-_BLOCK = re.compile(r"(?:.*/)?(?:stage(\d+)/)?(?:block|layer)(\d+)(?:/|$)")
-_BETWEEN = re.compile(r"(?:.*/)?(downsample|transition)(\d+)(?:/|$)")
+_BLOCK = re.compile(r"encoder/(?:stage(\d+)/)?(?:block|layer)(\d+)(?:/|$)")
+_BETWEEN = re.compile(r"encoder/(downsample|transition)(\d+)(?:/|$)")
 
 
 def _place(path: str) -> tuple[int, int, int] | None:
     """(stage, block, 0) of what lies inside a block; None for what does not."""
-    if not path.startswith("encoder/"):
-        return None
     if match := _BLOCK.match(path):
         return int(match[1] or 1), int(match[2]), 0
     if match := _BETWEEN.match(path):

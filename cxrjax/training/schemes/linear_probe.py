@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import Float
 from tqdm import tqdm
 
 from cxrjax.data import input_pipeline
@@ -32,9 +31,9 @@ HEAD = "head"
 
 
 class Encoded:
-    """A source whose films, where they were encoded, are their vectors, as maps of one cell."""
+    """A source whose films, where they were encoded, are their vectors, as maps f32[1, 1, d]."""
 
-    def __init__(self, source: Any, vectors: Mapping[int, Float[np.ndarray, " d"]]):
+    def __init__(self, source: Any, vectors: Mapping[int, Mapping[str, Any]]):
         self._source, self._vectors = source, vectors
 
     def __len__(self) -> int:
