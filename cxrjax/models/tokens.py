@@ -247,7 +247,7 @@ class Encoder(nn.Module):
         side = self.image_size // self.patch
         made = (side, side) if side else grid
         shape = (1, 1 + made[0] * made[1], self.width)
-        embed = self.param("pos_embed", layers.normal_002, shape)
+        embed = jnp.asarray(self.param("pos_embed", layers.normal_002, shape))
         if made == grid:
             return embed
         patches = embed[:, 1:].reshape(1, *made, self.width)
