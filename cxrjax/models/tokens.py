@@ -46,7 +46,7 @@ def rotary(grid: tuple[int, int], reference: int, size: int) -> Float[np.ndarray
 
 
 def turn(
-    x: Float[Array, "b n g s"], table: Float[np.ndarray, "2 m s"]
+    x: Float[Array, "b n g s"], table: Float[Array | np.ndarray, "2 m s"]
 ) -> Float[Array, "b n g s"]:
     """Turns the last m of n tokens by `rotary`'s angles; those in front of them stay."""
     front = x.shape[1] - table.shape[1]
@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Tokens, positions: Float[np.ndarray, "2 m s"] | None, watch: bool
+        self, x: Tokens, positions: Float[Array | np.ndarray, "2 m s"] | None, watch: bool
     ) -> tuple[Tokens, Float[Array, "b n n"] | None]:
         """Also gives the weights, averaged over the heads, where `watch`."""
         b, n, d = x.shape
@@ -150,7 +150,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Tokens, train: bool, positions: Float[np.ndarray, "2 m s"] | None = None,
+        self, x: Tokens, train: bool, positions: Float[Array | np.ndarray, "2 m s"] | None = None,
         watch: bool = False,
     ) -> tuple[Tokens, Float[Array, "b n n"] | None]:
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
@@ -247,7 +247,7 @@ class Encoder(nn.Module):
         side = self.image_size // self.patch
         made = (side, side) if side else grid
         shape = (1, 1 + made[0] * made[1], self.width)
-        embed = jnp.asarray(self.param("pos_embed", layers.normal_002, shape))
+        embed = self.param("pos_embed", layers.normal_002, shape)
         if made == grid:
             return embed
         patches = embed[:, 1:].reshape(1, *made, self.width)

@@ -34,7 +34,7 @@ def made(name):
 
     def fill(path, x):
         noise = 0.3 * rng.standard_normal(x.shape)
-        return np.float32(noise + (path[-1].key in ("scale", "layer_scale1", "layer_scale2")))
+        return jnp.float32(noise + (path[-1].key in ("scale", "layer_scale1", "layer_scale2")))
 
     variables = jax.tree_util.tree_map_with_path(fill, tree)
     return net, variables, image, jax.jit(net.apply)(variables, image)
