@@ -30,7 +30,8 @@ _HELP = ("help", "h", "helpshort", "helpfull")  # absl's names for it, all one h
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what a command line says; the exit status. A user's mistake is one line on stderr."""
+    """Does what a command line says; the exit status. A user's mistake is one line on stderr, few
+    where the error is made of them."""
     try:
         return _do(list(argv)) or 0
     except UserError as error:
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
 def _fail(error: UserError) -> int:
     if os.environ.get("CXRJAX_TRACEBACK"):
         raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    message = str(error) if getattr(error, "keep_lines", False) else " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
     return 2
 
 

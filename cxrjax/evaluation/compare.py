@@ -31,7 +31,7 @@ from cxrjax.evaluation import plots, report
 from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_networks, title
 from cxrjax.metrics import bootstrap, decisions, ranking
 from cxrjax.names import suggest
-from cxrjax.training.experiment import MAY_CHANGE, flat
+from cxrjax.training.resume import MAY_CHANGE, flat
 from cxrjax.training.workdir import write_text
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.

@@ -128,7 +128,7 @@ def _maps(run: Run, options: Options) -> Any:
 
 def _how(run: Run, options: Options) -> str:
     size = run.config.image_shape[0]
-    method = heatmaps.METHODS[options.method] + f" x{options.finer}" * (options.finer > 1)
+    method = heatmaps.TITLES[options.method] + f" x{options.finer}" * (options.finer > 1)
     return f"{options.network}, {method}{', spread' * options.spread}, {size} px"
 
 

@@ -29,6 +29,9 @@ METHODS = {
     "cam": "CAM",
     "occlusion": "occlusion",
 }
+# Of networks that attend, which have it among their outputs.
+ATTENTION = {"attention_rollout": "attention rollout"}
+TITLES = {**METHODS, **ATTENTION}
 FINE = 256  # pixels along a side of the maps that boxes are found on
 GRID = 14  # cells along a side of the film in occlusion
 SPOTS = 32  # at which the place of the cells is measured
@@ -84,13 +87,13 @@ def make(
       UserError: unknown method, a network without a last map to explain by, or finer or spread
         maps of occlusion, which does not use a last map.
     """
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}" + suggest(method, METHODS))
+    if method not in TITLES:
+        raise UserError(f"unknown method {method!r}" + suggest(method, TITLES))
     if finer < 1:
         raise UserError(f"--finer={finer}: how many times as fine, 1 or more")
-    if method == "occlusion" and (finer > 1 or spread):
+    if method in ("occlusion", "attention_rollout") and (finer > 1 or spread):
         raise UserError("--finer and --spread are about a network's last map, which --method="
-                        "occlusion does not use: leave them out, or use --method=grad_cam")
+                        f"{method} does not use: leave them out, or use --method=grad_cam")
 
     def by_occlusion(states: Any, image: jax.Array) -> dict[str, jax.Array]:
         image = steps.to_unit(image)
@@ -99,8 +102,27 @@ def make(
         kept = {k: outputs[k] for k in ("logits", "mask_logits") if k in outputs}
         return {**kept, "heat": heat}
 
+    def by_attention(states: Any, image: jax.Array) -> dict[str, jax.Array]:
+        outputs = run.predict(states, steps.to_unit(image))
+        out = outputs[network]
+        owners = [out] if "rollout" in out else [o for o in outputs.values() if "rollout" in o]
+        if not owners:
+            raise UserError(
+                f"the network {network!r} is no transformer and has no attention to roll out: use "
+                "--method=grad_cam"
+            )
+        size = tuple(min(FINE, 4 * max(o["rollout"].shape[axis] for o in owners))
+                     for axis in (1, 2))
+        # Attention knows no labels: every label gets the same map.
+        heat = sum(cam.align(o["rollout"], (0, 0), size) for o in owners)
+        heat = jnp.repeat(heat[:, None], out["logits"].shape[-1], 1)
+        kept = {k: out[k] for k in ("logits", "mask_logits") if k in out}
+        return {**kept, "heat": heat}
+
     if method == "occlusion":
         return jax.jit(by_occlusion)
+    if method == "attention_rollout":
+        return jax.jit(by_attention)
     views = measure_view(run, network)
 
     def by_features(states: Any, image: jax.Array) -> dict[str, jax.Array]:

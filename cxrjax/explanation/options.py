@@ -16,7 +16,7 @@ class Options:
 
     Attributes:
       network: which answer is explained.
-      method: one of `heatmaps.METHODS`.
+      method: one of `heatmaps.TITLES`.
       threshold: part of a map's maximum from which a region stands out.
       findings: numbers of the labels to show, None for the usual ones.
       max_films: films on a contact sheet.
@@ -54,7 +54,7 @@ def choose(
         )
     if max_films < 1:
         raise UserError(f"--max_films={max_films}: at least one film a sheet")
-    if method not in heatmaps.METHODS:
-        raise UserError(f"unknown method {method!r}" + suggest(method, heatmaps.METHODS))
+    if method not in heatmaps.TITLES:
+        raise UserError(f"unknown method {method!r}" + suggest(method, heatmaps.TITLES))
     answer = heatmaps.choose_network(run, network)
     return Options(answer, method, threshold, numbers, max_films, finer, spread)

@@ -70,7 +70,7 @@ def _markdown(
     run = report["run"]
     lines = [
         f"# Where {run['network']} looked", "",
-        f"- {heatmaps.METHODS[report['method']]}; a region is what reaches "
+        f"- {heatmaps.TITLES[report['method']]}; a region is what reaches "
         f"{report['threshold']:.0%} of its map's maximum"
         + f"; maps {report['finer']} times as fine as the network's last" * (report["finer"] > 1)
         + "; heat spread over what a cell sees" * report["spread"],

@@ -1,4 +1,4 @@
-"""ConvNeXt-T (Liu et al. 2022, arXiv:2201.03545), as torchvision defines it."""
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545), as torchvision defines it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from cxrjax.models import layers
 from cxrjax.models.layers import Classifier, Conv, Dense, DropPath, LayerNorm, PoolHead
 
-NAMES = ("convnext_tiny",)
+NAMES = ("convnext_tiny", "convnext_small", "convnext_base")
 
 LAYER_SCALE = 1e-6
 
@@ -137,6 +137,29 @@ class Encoder(nn.Module):
         return maps
 
 
+def _convnext(
+    num_classes: int,
+    depths: tuple[int, ...],
+    width: int,
+    small_stem: bool,
+    drop_path: float,
+    dropout: float,
+    remat: bool,
+    dtype: str,
+) -> Classifier:
+    layers.check_rates(drop_path=drop_path, dropout=dropout)
+    encoder = Encoder(
+        depths=tuple(depths),
+        width=width,
+        small_stem=small_stem,
+        drop_path=drop_path,
+        remat=remat,
+        dtype=layers.compute_dtype(dtype),
+    )
+    head = PoolHead(num_classes, dropout, norm=True, kernel_init=layers.normal_002)
+    return Classifier(encoder=encoder, head=head)
+
+
 def convnext_tiny(
     num_classes: int,
     *,
@@ -152,14 +175,46 @@ def convnext_tiny(
 
     The paper trains it with `drop_path=0.1`.
     """
-    layers.check_rates(drop_path=drop_path, dropout=dropout)
-    encoder = Encoder(
-        depths=tuple(depths),
-        width=width,
-        small_stem=small_stem,
-        drop_path=drop_path,
-        remat=remat,
-        dtype=layers.compute_dtype(dtype),
+    return _convnext(
+        num_classes, depths, width, small_stem, drop_path, dropout, remat, dtype
     )
-    head = PoolHead(num_classes, dropout, norm=True, kernel_init=layers.normal_002)
-    return Classifier(encoder=encoder, head=head)
+
+
+def convnext_small(
+    num_classes: int,
+    *,
+    dtype: str = "float32",
+    small_stem: bool = False,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    remat: bool = False,
+    width: int = 96,
+    depths: tuple[int, ...] = (3, 3, 27, 3),
+) -> Classifier:
+    """ConvNeXt-S: 50,223,688 parameters for 1,000 classes and 3 channels.
+
+    The paper trains it with `drop_path=0.4`.
+    """
+    return _convnext(
+        num_classes, depths, width, small_stem, drop_path, dropout, remat, dtype
+    )
+
+
+def convnext_base(
+    num_classes: int,
+    *,
+    dtype: str = "float32",
+    small_stem: bool = False,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    remat: bool = False,
+    width: int = 128,
+    depths: tuple[int, ...] = (3, 3, 27, 3),
+) -> Classifier:
+    """ConvNeXt-B: 88,591,464 parameters for 1,000 classes and 3 channels.
+
+    The paper trains it with `drop_path=0.5`.
+    """
+    return _convnext(
+        num_classes, depths, width, small_stem, drop_path, dropout, remat, dtype
+    )

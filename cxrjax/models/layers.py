@@ -293,8 +293,9 @@ class PoolHead(nn.Module):
 class Classifier(nn.Module):
     """An encoder and a head over its last map.
 
-    The three methods are for `apply`: the whole, the maps alone (`method="encode"`), and the logits
-    that a given last map leads to (`method="classify"`, which Grad-CAM differentiates).
+    The methods are for `apply`: the whole, the maps alone (`method="encode"`), the vector that a
+    linear head reads (`method="embed"`), and the logits that a given last map leads to
+    (`method="classify"`).
     """
 
     encoder: nn.Module
@@ -310,6 +311,10 @@ class Classifier(nn.Module):
     ) -> Sequence[Float[Array, "b _ _ _"]]:
         """The encoder's maps, finest to coarsest."""
         return self.encoder(image, train)
+
+    def embed(self, image: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
+        """The last map's mean."""
+        return jnp.mean(self.encode(image, train)[-1], (1, 2), dtype=jnp.float32)
 
     def classify(
         self, features: Float[Array, "b h w d"], train: bool = False

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxrjax.models.layers import BatchNorm, Classifier, Conv
-from cxrjax.models.resunet import ENCODERS, ResUNet, parts, shrink
+from cxrjax.models.resunet import ENCODERS, LARGER, ResUNet, parts, shrink
 
 NAMES = ("mtan",)
 
@@ -91,7 +91,8 @@ def mtan(
     """A shared trunk with task attention; the arguments are `resunet`'s."""
     options |= dict(dtype=dtype, small_stem=small_stem, dropout=dropout, remat=remat)
     options |= {"drop_path": drop_path} if drop_path else {}  # a DenseNet knows none
-    network, decoder = parts(encoder, num_classes, num_masks, decoder_width, ENCODERS, options)
+    known = (*ENCODERS, *LARGER)
+    network, decoder = parts(encoder, num_classes, num_masks, decoder_width, known, options)
     return Mtan(
         encoder=network.encoder,
         head=network.head,

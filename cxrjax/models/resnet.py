@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al. 2016, arXiv:1512.03385), as torchvision defines them.
+"""ResNet-18, -34, -50, -101 (He et al. 2016, arXiv:1512.03385), as torchvision defines them.
 
 The stride of a bottleneck sits in its 3x3 convolution (known as v1.5).
 """
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from cxrjax.models import layers
 from cxrjax.models.layers import BatchNorm, Classifier, Conv, DropPath, PoolHead, Stem
 
-NAMES = ("resnet18", "resnet50")
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
 class Block(nn.Module):
@@ -157,6 +157,21 @@ def resnet18(
     return _resnet(num_classes, depths, False, width, small_stem, drop_path, dropout, remat, dtype)
 
 
+def resnet34(
+    num_classes: int,
+    *,
+    dtype: str = "float32",
+    small_stem: bool = False,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    remat: bool = False,
+    width: int = 64,
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+) -> Classifier:
+    """ResNet-34: 21,797,672 parameters for 1,000 classes and 3 channels."""
+    return _resnet(num_classes, depths, False, width, small_stem, drop_path, dropout, remat, dtype)
+
+
 def resnet50(
     num_classes: int,
     *,
@@ -169,4 +184,19 @@ def resnet50(
     depths: tuple[int, ...] = (3, 4, 6, 3),
 ) -> Classifier:
     """ResNet-50: 25,557,032 parameters for 1,000 classes and 3 channels."""
+    return _resnet(num_classes, depths, True, width, small_stem, drop_path, dropout, remat, dtype)
+
+
+def resnet101(
+    num_classes: int,
+    *,
+    dtype: str = "float32",
+    small_stem: bool = False,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    remat: bool = False,
+    width: int = 64,
+    depths: tuple[int, ...] = (3, 4, 23, 3),
+) -> Classifier:
+    """ResNet-101: 44,549,160 parameters for 1,000 classes and 3 channels."""
     return _resnet(num_classes, depths, True, width, small_stem, drop_path, dropout, remat, dtype)

@@ -11,16 +11,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxrjax import models
 from cxrjax.errors import UserError
 from cxrjax.models.layers import BatchNorm, Classifier, Conv, compute_dtype, uniform_fan_in
+from cxrjax.models.tokens import Transformer
 
 NAMES = ("resunet",)
 
 ENCODERS = ("resnet18", "resnet50", "densenet121", "densenet169", "convnext_tiny")
+# Of the same families, larger.
+LARGER = ("resnet34", "resnet101", "convnext_small", "convnext_base")
+# Transformers, whose maps are all on the patches' grid.
+TOKEN_ENCODERS = (
+    "vit_small", "vit_base", "dinov2_small", "dinov2_base", "eva_x_tiny", "eva_x_small",
+    "eva_x_base",
+)
 NARROWEST = 16  # channels of the decoder's finest level, unless it starts below
 
 
@@ -114,10 +123,52 @@ class ResUNet(Classifier):
         }
 
 
+class TokenDecoder(nn.Module):
+    """A decoder for a transformer: its tokens after each quarter of the blocks, as a pyramid.
+
+    As in UNETR (Hatamizadeh et al., WACV 2022, section 3.1) the shallower the blocks, the finer the
+    skip. Each map is brought to a half, a quarter, ... of the film's side by bilinear resizing
+    (which fits patches of any size) and, by a 1x1 convolution, to the decoder's channels there.
+    """
+
+    decoder: Decoder
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        maps: Sequence[Float[Array, "b _ _ _"]],
+        image: Float[Array, "b h w c"],
+        train: bool,
+    ) -> Float[Array, "b h w m"]:
+        height, width = image.shape[1:3]
+        pyramid = []
+        for level, tokens in enumerate(maps, start=1):
+            size = (-(-height // 2**level), -(-width // 2**level))
+            features = max(self.decoder.width // 2 ** (len(maps) - level), NARROWEST)
+            x = Conv(features, 1, dtype=self.dtype, name=f"skip{level}_conv")(tokens)
+            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"skip{level}_norm")(x, train))
+            shape = (x.shape[0], *size, features)
+            pyramid.append(jax.image.resize(x, shape, "linear", antialias=False))
+        return self.decoder(pyramid, image, train)
+
+
+class TokenUNet(Transformer):
+    """`Transformer` with a decoder; `mask_logits` are added to its outputs."""
+
+    decoder: nn.Module
+
+    def __call__(self, image: Float[Array, "b h w c"], train: bool = False) -> dict[str, Array]:
+        """See `Transformer`; {..., mask_logits f32[b, h, w, m]}."""
+        seen = self.encoder.look(image, train)
+        masks = self.decoder(seen.maps, image, train)
+        return {**self.answer(seen, train), "mask_logits": masks}
+
+
 def parts(
     encoder: str, num_classes: int, num_masks: int, decoder_width: int, known: Sequence[str],
     options: dict[str, Any],
-) -> tuple[Classifier, Decoder]:
+) -> tuple[Classifier | Transformer, Decoder]:
     """The classifier called `encoder`, for its encoder and head, and a decoder for it.
 
     Raises:
@@ -149,8 +200,8 @@ def resunet(
     dropout: float = 0.0,
     remat: bool = False,
     **options: Any,
-) -> ResUNet:
-    """Report A's ResNet-UNet, with any of `ENCODERS`.
+) -> ResUNet | TokenUNet:
+    """Report A's ResNet-UNet, with any of `ENCODERS`, `LARGER` or `TOKEN_ENCODERS`.
 
     Args:
       encoder: name of the network whose encoder and head are taken.
@@ -165,7 +216,12 @@ def resunet(
     """
     options |= dict(dtype=dtype, small_stem=small_stem, dropout=dropout, remat=remat)
     options |= {"drop_path": drop_path} if drop_path else {}  # a DenseNet knows none
-    network, decoder = parts(
-        encoder, num_classes, num_masks, decoder_width, ENCODERS, options
-    )
+    known = (*ENCODERS, *LARGER, *TOKEN_ENCODERS)
+    if encoder in TOKEN_ENCODERS:
+        if options.pop("small_stem"):
+            raise UserError(f"{encoder} has no stem to be small: set small_stem=False and a patch")
+        network, decoder = parts(encoder, num_classes, num_masks, decoder_width, known, options)
+        decoder = decoder.clone(finest=2)
+        return TokenUNet(network.encoder, network.head, TokenDecoder(decoder, decoder.dtype))
+    network, decoder = parts(encoder, num_classes, num_masks, decoder_width, known, options)
     return ResUNet(encoder=network.encoder, head=network.head, decoder=decoder)

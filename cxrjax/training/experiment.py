@@ -28,7 +28,7 @@ from cxrjax.data import augment, input_pipeline, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import config_file, load_config_file, scheme_of, suggest
-from cxrjax.training import losses
+from cxrjax.training import losses, warm_start
 from cxrjax.training.optim import to_steps
 
 
@@ -58,7 +58,8 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     # None is "" here, because a flag must know a type; 'balanced' weighs by the training labels.
     config.loss = ConfigDict({"name": loss, **loss_options(loss)})
     # Gray films in [0, 1] on the scale of ImageNet's mean over colours.
-    config.normalize = ConfigDict({"mean": 0.449, "std": 0.226})
+    # source 'weights': the scale that comes with init_from (`warm_start.normalization`).
+    config.normalize = ConfigDict({"mean": 0.449, "std": 0.226, "source": ""})
     config.augment = ConfigDict(dict(augment.DEFAULTS))
 
     config.batch_size = 32  # per step, over all devices
@@ -76,6 +77,9 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
         "name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-2, "momentum": 0.9,
         "nesterov": True, "b1": 0.9, "b2": 0.999, "clip_norm": 1.0, "accumulate": 1,
         "ema_decay": 0.0,
+        # Fine-tuning: each layer below the head learns at this part of the next one's rate (0:
+        # off), and what stays as it is, as in 'encoder' or 'encoder/stem,encoder/stage1'.
+        "layer_decay": 0.0, "freeze": "",
     })
     config.schedule = ConfigDict({
         "name": "cosine", "warmup": "1 epoch", "final": 0.0,
@@ -191,11 +195,6 @@ def argument(text: str | None, **defaults):
 _LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0,
           "reading_processes": 0, "threads": 0, "keep": 1, "patience": 0}
 _DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
-# May differ between a workdir and a command that goes on with it: they do not change the run.
-MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
-              "cache_in_memory", "log_every", "eval_batch_size", "keep", "patience")
-# Fields that runs of before have not, and the values that do what those runs did.
-ADDED: dict[str, Any] = {"dataset.reading": 1}
 
 
 def forget_options_of(config: Any, field: str = "config") -> None:
@@ -243,6 +242,11 @@ def check(config: Any) -> None:
             raise UserError(f"{place}.learning_rate = {options['learning_rate']} must be above 0")
         if options.get("clip_norm", 0) < 0:
             raise UserError(f"{place}.clip_norm = {options['clip_norm']} is below 0 (0: off)")
+        if not 0 <= options.get("layer_decay", 0) <= 1:
+            raise UserError(
+                f"{place}.layer_decay = {options['layer_decay']} must be above 0 and at most 1, as "
+                "0.65, or 0: off"
+            )
         if not 0 <= options.get("ema_decay", 0) < 1:
             raise UserError(
                 f"{place}.ema_decay = {options['ema_decay']} must be below 1, as 0.999, or 0: off"
@@ -279,6 +283,7 @@ def complete(
     with config.unlocked(), config.ignore_type():
         forget_options_of(config)
         _choose_loss(config.loss, films.task)
+        config.normalize = ConfigDict(warm_start.normalization(config, saved))
         config.labels = films.labels
         config.task = films.task
         config.masks = films.masks
@@ -381,34 +386,6 @@ def open_films(config: Any) -> Films:
 def config_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON types (tuples become lists)."""
     return json.loads(config.to_json())
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'optimizer.name': 'adamw', ...} from nested dictionaries."""
-    out = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            out.update(flat(value, f"{prefix}{key}."))
-        else:
-            out[prefix + key] = value
-    return out
-
-
-def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
-    """Raises UserError that lists every field in which a workdir's run differs from the config."""
-    old, new = ({**ADDED, **flat(as_tuples(tree))} for tree in (saved, given))
-    if new.get("total_steps", 0) > old.get("total_steps", 0):  # a run may be made longer
-        old.update({k: new[k] for k in ("train_for", "total_steps")})
-    different = [
-        f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
-        for k in sorted(old.keys() | new.keys())
-        if old.get(k, None) != new.get(k, None) and k not in MAY_CHANGE
-    ]
-    if different:
-        raise UserError(
-            f"{workdir} holds a run of another config: {'; '.join(different)}. "
-            f"Give another --workdir, or the config of that run ({workdir}/config.json)"
-        )
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ import optax
 
 from cxrjax.errors import UserError
 from cxrjax.names import resolve_path, suggest
+from cxrjax.training import finetune
 
 _DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*(steps?|epochs?)\s*$")
 
@@ -88,13 +89,15 @@ def decay_mask(params: Any) -> Any:
 
     def decays(path, p):
         name = getattr(path[-1], "key", "") if path else ""
-        return jnp.ndim(p) > 1 and name not in ("cls_token", "pos_embed")
+        return jnp.ndim(p) > 1 and name not in ("cls_token", "pos_embed", "reg_token")
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
 # Seen to here for every optimizer.
-_OURS = ("name", "learning_rate", "accumulate", "clip_norm", "ema_decay")
+_OURS = (
+    "name", "learning_rate", "accumulate", "clip_norm", "ema_decay", "layer_decay", "freeze"
+)
 
 
 def _from_path(
@@ -122,7 +125,8 @@ def make_optimizer(
         schedule) that is given those of the options below that it names ('optax:lion'), and
         `learning_rate`, `weight_decay` (decoupled for AdamW, added to the gradient for SGD),
         `momentum`, `nesterov`, `b1`, `b2`, `clip_norm` (0: off; of the whole gradient),
-        `accumulate` (batches whose mean gradient makes one update).
+        `accumulate` (batches whose mean gradient makes one update), and, absent in older runs,
+        `layer_decay` and `freeze` (see `finetune`).
       schedule_options: see `make_schedule`.
       total_steps: batches in the training.
       steps_per_epoch: batches in an epoch.
@@ -136,6 +140,8 @@ def make_optimizer(
     # Under accumulation the optimizer counts updates, the schedule is written in batches.
     rate: Callable = (lambda count: schedule(count * every)) if every > 1 else schedule
 
+    freeze = finetune.patterns(options.get("freeze") or "")
+    decay = options.get("layer_decay") or 1.0
     chain = []
     if options["clip_norm"]:
         chain.append(optax.clip_by_global_norm(options["clip_norm"]))
@@ -159,6 +165,10 @@ def make_optimizer(
     else:
         raise UserError(f"unknown optimizer {name!r}" + suggest(name, ["sgd", "adamw"]))
     optimizer = optax.chain(*chain)
+    if freeze:
+        optimizer = finetune.around(optimizer, freeze)
+    if decay != 1:
+        optimizer = optax.chain(optimizer, finetune.scale_by_depth(decay))
     if every > 1:
         optimizer = optax.MultiSteps(optimizer, every).gradient_transformation()
     return optimizer, schedule

@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, experiment, steps
+from cxrjax.training import checkpoint, experiment, resume, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def restore(
     if not workdir:
         raise UserError("give --workdir=FOLDER of a training")
     config, meta, variables, step = checkpoint.restore_variables(workdir, which)
-    config["dataset"].setdefault("reading", experiment.ADDED["dataset.reading"])
+    config["dataset"].setdefault("reading", resume.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {
         name: steps.EvalState(

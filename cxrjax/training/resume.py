@@ -1,4 +1,4 @@
-"""Whether a run that goes on is still the run that began: its films, its labels, its machine."""
+"""Whether a run that goes on is still the run that began: its config, films, labels, machine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Any
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.training import experiment
 
 SHOWN = 3  # ids in a message
+# May differ between a workdir and a command that goes on with it: they do not change the run.
+MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
+              "cache_in_memory", "log_every", "eval_batch_size", "keep", "patience")
+# Fields that runs of before have not, and the values that do what those runs did. An optimizer's
+# are those of each network's as well.
+ADDED: dict[str, Any] = {"dataset.reading": 1, "normalize.source": "",
+                         "optimizer.layer_decay": 0.0, "optimizer.freeze": ""}
 
 
 def check_same(
@@ -69,3 +77,40 @@ def changed_films(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if not differences and old is not None and new is not None and old != new:
         differences.append(f"their contents changed (fingerprint {old}, now {new})")
     return differences
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optimizer.name': 'adamw', ...} from nested dictionaries."""
+    out = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def _with_added(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, and those of `ADDED` that only the other one has at the values they stand for."""
+    missing = {
+        k: v for k in other for field, v in ADDED.items() if f".{k}".endswith(f".{field}")
+    }
+    return {**missing, **own}
+
+
+def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
+    """Raises UserError that lists every field in which a workdir's run differs from the config."""
+    old, new = flat(experiment.as_tuples(saved)), flat(experiment.as_tuples(given))
+    old, new = _with_added(old, new), _with_added(new, old)
+    if new.get("total_steps", 0) > old.get("total_steps", 0):  # a run may be made longer
+        old.update({k: new[k] for k in ("train_for", "total_steps")})
+    different = [
+        f"config.{k} was {old.get(k, '(absent)')!r}, is {new.get(k, '(absent)')!r}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k, None) != new.get(k, None) and k not in MAY_CHANGE
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(different)}. "
+            f"Give another --workdir, or the config of that run ({workdir}/config.json)"
+        )

@@ -110,7 +110,7 @@ def begin(
         config = FrozenConfigDict({**config.to_dict(), "monitor": monitor})
     as_json = experiment.config_json(config)
     if saved is not None:
-        experiment.check_same_config(saved, as_json, str(workdir))
+        resume.check_same_config(saved, as_json, str(workdir))
         if config.total_steps > saved["total_steps"]:
             print(f"{workdir} is made longer, from {saved['total_steps']} to {config.total_steps} "
                   "steps: from here on the learning rate is that of a run planned so long")
@@ -126,10 +126,7 @@ def begin(
     steps.check_batch_size(config.batch_size, mesh.size)
     steps.check_batch_size(config.eval_batch_size, mesh.size, "eval_batch_size")
     scheme = scheme_of(config)
-    iterator = input_pipeline.train_iterator(
-        films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
-        config.threads, config.reading_processes,
-    )
+    iterator = _stream(config, films)
     _, step_key = steps.keys_of(config.seed)
     validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
     template = _networks_of(config)
@@ -154,7 +151,27 @@ def begin(
     validation.forget_predictions_after(progress.step, workdir)
     if progress.best_step not in best_steps:  # its weights are gone: the next one is the best
         progress.best, progress.best_step = -math.inf, 0
-    return setup, states, progress
+    return _prepared(setup, states), states, progress
+
+
+def _stream(config: Any, films: Films) -> Any:
+    return input_pipeline.train_iterator(
+        films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
+        config.threads, config.reading_processes,
+    )
+
+
+def _prepared(setup: Setup, states: Any) -> Setup:
+    """The setup with the films as the scheme makes them once, where it does (`prepare`)."""
+    config, scheme = setup.config, scheme_of(setup.config)
+    if not hasattr(scheme, "prepare"):
+        return setup
+    films = scheme.prepare(config, setup.films, states, setup.mesh)
+    iterator = _stream(config, films)
+    iterator.set_state(setup.iterator.get_state())
+    predict = scheme.make_predict(config)
+    validate = validation.Validation(config, films, setup.mesh, predict)
+    return dataclasses.replace(setup, films=films, iterator=iterator, validate=validate)
 
 
 def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:

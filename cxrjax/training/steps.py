@@ -1,4 +1,4 @@
-"""TrainState, the pieces that every scheme's step is made of, and the compiled loop over steps.
+"""The pieces that every scheme's step is made of, and the compiled loop over steps.
 
 A scheme (`cxrjax/training/schemes/<name>.py`) is four functions:
 
@@ -13,6 +13,8 @@ and, where a scheme wants to know something of the films or of another run befor
 
     FOUND: those of the added fields that a run which goes on takes from its own config.json, so
     that no other run has to be there any more                 (dotted names)
+
+    prepare(config, films, states, mesh) -> films              (what is done with them once)
 
     FIELDS, EXAMPLE: the fields of `config.scheme` that it cannot do without, and a config file that
     has them                                                   (for the message where they lack)
@@ -30,12 +32,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.training import train_state
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
@@ -43,52 +43,14 @@ from jaxtyping import Array, Float, UInt8
 from cxrjax import models
 from cxrjax.data import augment
 from cxrjax.errors import UserError
-from cxrjax.training import losses, warm_start
+from cxrjax.training import finetune, losses, warm_start
 from cxrjax.training.optim import make_optimizer
+from cxrjax.training.state import EvalState, TrainState
 
 Batch = Mapping[str, Any]
 Outputs = Mapping[str, Any]
 States = Any
 LossFn = Callable[[Outputs, Batch], tuple[Array, dict[str, Array]]]
-
-
-class TrainState(train_state.TrainState):
-    """Flax's TrainState with batch statistics and, where asked for, an EMA of the weights.
-
-    `batch_stats` is {} for networks without batch norm; `ema_params` is None without EMA.
-    """
-
-    # Looser types than flax's: init gives a dict, and trees of other leaves pass through here too.
-    step: Any
-    params: Any = flax.struct.field(pytree_node=True)
-    batch_stats: Any = None
-    ema_params: Any = None
-    ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
-
-    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> TrainState:
-        """One optimizer update, or a part of one under accumulation; the EMA follows new weights.
-
-        The decay of update t is min(ema_decay, (1 + t) / (10 + t)), so that the first ones do not
-        drag the initial weights along (as tf.train.ExponentialMovingAverage with num_updates).
-        """
-        new = super().apply_gradients(grads=grads, **kwargs)
-        if self.ema_params is None:
-            return new
-        parts = new.opt_state if isinstance(new.opt_state, optax.MultiStepsState) else None
-        t = (self.step if parts is None else parts.gradient_step - 1).astype(jnp.float32)
-        decay = jnp.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
-        if parts is not None:  # between two updates it stays
-            decay = jnp.where(parts.mini_step == 0, decay, 1.0)
-        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, self.ema_params, new.params)
-        return new.replace(ema_params=ema)
-
-
-class EvalState(flax.struct.PyTreeNode):
-    """What is left of a TrainState for prediction: restored without the optimizer."""
-
-    params: Any
-    batch_stats: Any
-    ema_params: Any = None
 
 
 def make_model(config: Any, model_options: Mapping[str, Any]) -> nn.Module:
@@ -140,6 +102,8 @@ def create_state(
     )
     decay = float(optimizer_options["ema_decay"])
     params = variables["params"]
+    freeze = finetune.patterns(optimizer_options.get("freeze") or "")
+    finetune.check_freeze(params, freeze)
     state = TrainState.create(
         apply_fn=model.apply,
         params=params,
@@ -148,6 +112,7 @@ def create_state(
         # A copy: two leaves that share one buffer cannot both be donated.
         ema_params=jax.tree.map(jnp.copy, params) if decay else None,
         ema_decay=decay,
+        freeze=freeze,
     )
     return state.replace(step=jnp.asarray(0, jnp.int32))
 
@@ -273,6 +238,7 @@ def update(
         return losses.batch_mean(film_losses, batch["weight"]), (logs, batch_stats)
 
     (loss, (logs, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    grads = finetune.without(grads, state.freeze)  # what nobody asks for is not computed
     state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
     return state, {**logs, "loss": loss, "grad_norm": optax.global_norm(grads)}
 

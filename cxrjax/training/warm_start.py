@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,9 +35,82 @@ def load(
       UserError: nothing there, weights of another network, or several and none of these names.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
+    if path.is_dir() and weights.find(path) is None:
         return _from_run(path, model, labels, variables, name)
-    return weights.from_torch(model, weights.load_state_dict(path), variables)
+    reading = weights.read(model, _tensors(path), variables, f"config.init_from = {path}")
+    logging.warning("%s starts from %s: %s", model, path, reading.summary)
+    for note in reading.notes:
+        logging.warning("%s", note)
+    return reading.variables
+
+
+def _tensors(path: pathlib.Path) -> Mapping[str, Any]:
+    try:
+        return weights.load_state_dict(path)
+    except UserError as error:
+        raise UserError(f"config.init_from = {path}: {error}") from error
+
+
+def normalization(config: Any, saved: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`config.normalize` with its numbers: the config's own, or those of the weights started from.
+
+    `source` is '' for mean and std as they stand, 'weights' for those of `config.init_from` (a file
+    or a run); once they are filled in it says whose they are. Where the config's own differ from
+    what the weights are known to want, a warning says so.
+
+    Args:
+      config: not completed yet.
+      saved: the completed config of the run that goes on, whose numbers they then are.
+
+    Raises:
+      UserError: another source, no weights, or weights that do not say.
+    """
+    given = config.normalize
+    given = {"source": given} if isinstance(given, str) else dict(given)
+    source = given.get("source", "")
+    if saved is not None:
+        return dict(saved["normalize"]) if source else given
+    start = str(config.get("init_from") or "")
+    if source not in ("", "weights"):
+        raise UserError(f"config.normalize.source = {source!r}: 'weights' or '' are known")
+    if source and not start:
+        raise UserError(
+            "config.normalize.source = 'weights', but config.init_from is empty: name the weights, "
+            "or set config.normalize.mean and .std"
+        )
+    scale = _scale(pathlib.Path(start)) if start else None
+    if source:
+        if scale is None:
+            raise UserError(
+                f"config.init_from = {start}: these weights do not say on which scale their films "
+                "were: set config.normalize.mean and .std, and leave config.normalize.source empty"
+            )
+        mean, std, whose = scale
+        logging.warning("films are normalised by mean %g and std %g (%s)", mean, std, whose)
+        return {"mean": mean, "std": std, "source": f"weights: {whose}"}
+    if scale is not None and not (
+        abs(given["mean"] - scale[0]) < 0.02 and abs(given["std"] / scale[1] - 1) < 0.05
+    ):
+        logging.warning(
+            "config.normalize has mean %g and std %g, but the weights of %s were trained with mean "
+            "%g and std %g (%s): --config.normalize.source=weights takes theirs",
+            given["mean"], given["std"], start, *scale,
+        )
+    return given
+
+
+def _scale(path: pathlib.Path) -> tuple[float, float, str] | None:
+    """(mean, std, whose) of a weights file or of a run's config."""
+    if path.is_dir() and weights.find(path) is None:
+        try:
+            theirs = json.loads((path / "config.json").read_text())["normalize"]
+            return float(theirs["mean"]), float(theirs["std"]), "the run it starts from"
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+    try:
+        return weights.scale_of(path)
+    except UserError as error:
+        raise UserError(f"config.init_from = {path}: {error}") from error
 
 
 def _from_run(

@@ -16,7 +16,7 @@ from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, provenance
 from cxrjax.serving import predict
-from cxrjax.training import checkpoint, clock, experiment, loop, steps, validation, writers
+from cxrjax.training import checkpoint, clock, experiment, loop, resume, steps, validation, writers
 from cxrjax.training.schemes import supervised
 from tests import small_run, toy
 
@@ -348,10 +348,10 @@ def test_a_decoder_that_nothing_trains_is_said(caplog):
 
 def test_what_may_change_in_a_run():
     saved = {"reading_processes": 0, "threads": 2, "dataset": {"data_dir": "a"}}
-    experiment.check_same_config(saved, {**saved, "threads": 3, "dataset": {"data_dir": "b"}}, "w")
+    resume.check_same_config(saved, {**saved, "threads": 3, "dataset": {"data_dir": "b"}}, "w")
     # The stream's state knows their number.
     with pytest.raises(UserError, match="config.reading_processes was 0, is 2"):
-        experiment.check_same_config(saved, {**saved, "reading_processes": 2}, "w")
+        resume.check_same_config(saved, {**saved, "reading_processes": 2}, "w")
 
 
 def test_a_run_of_before_reads_films_as_it_did(capsys):
@@ -362,10 +362,10 @@ def test_a_run_of_before_reads_films_as_it_did(capsys):
     goes_on = experiment.reading_as_before(config, saved)
     assert (goes_on.dataset.reading, config.dataset.reading) == (1, 2)
     assert "goes on with films as it read them" in capsys.readouterr().out
-    experiment.check_same_config(saved, experiment.config_json(goes_on), "w")
-    experiment.check_same_config(saved, saved, "w")
+    resume.check_same_config(saved, experiment.config_json(goes_on), "w")
+    resume.check_same_config(saved, saved, "w")
     with pytest.raises(UserError, match="config.dataset.reading was 1, is 2"):
-        experiment.check_same_config(saved, experiment.config_json(config), "w")
+        resume.check_same_config(saved, experiment.config_json(config), "w")
 
 
 def test_an_unknown_monitor_costs_no_training(tmp_path, monkeypatch):

@@ -1,25 +1,22 @@
-"""Weights in torch's layout into Flax variables and back, loudly.
+"""Our variables and torch's names: every family's own reference layout, and back into it.
 
-The map of names is a chain of substitutions per family, from our path to torch's module
+ResNet, DenseNet and ConvNeXt are torchvision's, the transformers timm's, the Conformer its
+authors'. The map of names is a chain of substitutions per family, from our path to torch's module
 ("encoder/stage1/block2/conv1" -> "layer1.1.conv1"): it holds for any width, depth, input and head.
+What other libraries call the same tensors is said in the files beside this one.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from cxrjax import names
 from cxrjax.errors import UserError
-from cxrjax.models.weights.files import as_float32, unwrap
-
-log = logging.getLogger(__name__)
 
 # (pattern in our path, what torch has in its place)
 Rule = tuple[str, str | Callable[[re.Match], str]]
@@ -85,17 +82,68 @@ _CONFORMER: tuple[Rule, ...] = (
     (r"^head/trans_logits$", "trans_cls_head"),
 )
 
+_TRANSFORMER: tuple[Rule, ...] = (
+    (r"^encoder/patch_embed$", "patch_embed/proj"),
+    (r"^encoder/block(\d+)", lambda m: f"blocks/{int(m[1]) - 1}"),
+    (r"/attention", "/attn"),
+    (r"/attn/project$", "/attn/proj"),
+    (r"/mlp/expand$", "/mlp/fc1"),
+    (r"/mlp/project$", "/mlp/fc2"),
+    (r"^encoder/norm$", "norm"),
+    (r"^encoder$", ""),
+    (r"^head/norm$", "fc_norm"),
+    (r"^head/logits$", "head"),
+)
+
 _RULES = {
-    "resnet18": _RESNET,
-    "resnet50": _RESNET,
-    "densenet121": _DENSENET,
-    "densenet169": _DENSENET,
-    "convnext_tiny": _CONVNEXT,
-    "conformer_tiny": _CONFORMER,
-    "conformer_small": _CONFORMER,
+    "resnet": _RESNET,
+    "densenet": _DENSENET,
+    "convnext": _CONVNEXT,
+    "conformer": _CONFORMER,
+    "vit": _TRANSFORMER,
+    "dinov2": _TRANSFORMER,
+    "eva_x": _TRANSFORMER,
 }
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# Networks that published weights fit, and the family whose names they have.
+FAMILIES = {
+    "resnet18": "resnet",
+    "resnet34": "resnet",
+    "resnet50": "resnet",
+    "resnet101": "resnet",
+    "densenet121": "densenet",
+    "densenet169": "densenet",
+    "convnext_tiny": "convnext",
+    "convnext_small": "convnext",
+    "convnext_base": "convnext",
+    "conformer_tiny": "conformer",
+    "conformer_small": "conformer",
+    "vit_small": "vit",
+    "vit_base": "vit",
+    "dinov2_small": "dinov2",
+    "dinov2_base": "dinov2",
+    "eva_x_tiny": "eva_x",
+    "eva_x_small": "eva_x",
+    "eva_x_base": "eva_x",
+}
+
+_LEAVES = {
+    "kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var",
+    "layer_scale1": "ls1.gamma", "layer_scale2": "ls2.gamma", "qkv": "qkv.weight",
+}
+# Networks whose file has queries, keys and values, gate and value each for themselves.
+_APART = ("eva_x_base",)
+
+
+def family_of(name: str) -> str:
+    """The family of the network `name`.
+
+    Raises:
+      UserError: no published weights are known for it.
+    """
+    if name not in FAMILIES:
+        raise UserError(f"no torch weights are known for {name!r}" + names.suggest(name, FAMILIES))
+    return FAMILIES[name]
 
 
 def torch_name(name: str, path: str) -> str | None:
@@ -104,15 +152,14 @@ def torch_name(name: str, path: str) -> str | None:
     Raises:
       UserError: no network of that name has a map.
     """
-    if name not in _RULES:
-        raise UserError(f"no torch weights are known for {name!r}" + names.suggest(name, _RULES))
     out = path
-    for pattern, replacement in _RULES[name]:
+    for pattern, replacement in _RULES[family_of(name)]:
         out = re.sub(pattern, replacement, out)
-    return None if out.split("/")[0] in ("encoder", "head") else out.replace("/", ".")
+    known = out != path and not out.startswith(("encoder/", "head/"))
+    return out.replace("/", ".") if known else None
 
 
-def _leaf_name(name: str, key: tuple[str, ...]) -> str | None:
+def leaf_name(name: str, key: tuple[str, ...]) -> str | None:
     """Torch's tensor for our leaf (collection, *modules, leaf); None for a part that is ours alone
     (a decoder, say)."""
     _, *modules, leaf = key
@@ -124,114 +171,28 @@ def _leaf_name(name: str, key: tuple[str, ...]) -> str | None:
     return ".".join(filter(None, (module, _LEAVES.get(leaf, leaf))))
 
 
-def _from_layout(array: np.ndarray, leaf: str) -> np.ndarray:
+def from_layout(array: np.ndarray, leaf: str) -> np.ndarray:
     """Torch's layout into ours: OIHW -> HWIO, [out, in] -> [in, out], [c, 1, 1] -> [c]."""
     if leaf == "kernel" and array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
-    if leaf == "kernel" and array.ndim == 2:
+    if leaf in ("kernel", "qkv") and array.ndim == 2:
         return array.T
     if leaf == "layer_scale" and array.ndim == 3:
         return array.reshape(-1)
     return array
 
 
+def torch_shape(shape: tuple[int, ...], leaf: str) -> tuple[int, ...]:
+    """Our shape in torch's layout."""
+    if leaf in ("kernel", "qkv"):
+        return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+    return (*shape, 1, 1) if leaf == "layer_scale" else shape
+
+
 def _to_layout(array: np.ndarray, leaf: str) -> np.ndarray:
-    if leaf == "kernel":
+    if leaf in ("kernel", "qkv"):
         return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
     return array.reshape(-1, 1, 1) if leaf == "layer_scale" else array
-
-
-def _plain(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the prefixes of wrappers, in today's names, without step counters."""
-    out = dict(unwrap(state_dict))
-    prefixes = ("module.", "_orig_mod.", "model.", f"{name}.")
-    while out and (shared := [p for p in prefixes if all(k.startswith(p) for k in out)]):
-        out = {k.removeprefix(shared[0]): v for k, v in out.items()}
-    if _RULES[name] is _DENSENET:
-        old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
-        out = {old.sub(r"\1\2.", k): v for k, v in out.items()}
-        # CheXNet's re-implementations put the linear layer into a Sequential with the sigmoid.
-        out = {re.sub(r"^classifier\.0\.", "classifier.", k): v for k, v in out.items()}
-    return {k: v for k, v in out.items() if not k.endswith("num_batches_tracked")}
-
-
-def _is_other_head(key: tuple[str, ...], got: np.ndarray, want: tuple[int, ...]) -> bool:
-    """Whether a tensor of a linear head differs in the number of classes alone."""
-    return key[1] == "head" and key[-2].endswith("logits") and got.shape[:-1] == want[:-1]
-
-
-def _is_other_stem(key: tuple[str, ...], got: np.ndarray, want: tuple[int, ...]) -> bool:
-    """Whether ours is a small (3x3) stem and torch's is the usual, larger one."""
-    return (
-        key[1:] == ("encoder", "stem", "conv", "kernel")
-        and want[:2] == (3, 3)
-        and got.ndim == 4
-        and got.shape[:2] in ((7, 7), (4, 4))
-        and got.shape[3] == want[3]
-        and got.shape[2] in (1, 3)
-    )
-
-
-def from_torch(
-    name: str, state_dict: Mapping[str, Any], variables: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Flax variables with the weights of a torch network of the same architecture.
-
-    Takes torchvision's names (and the Conformer reference's), DenseNet's old ones
-    ("denselayer1.norm.1"), a prefix on all names ("module."), and dicts that wrap the tensors
-    ("state_dict", "model"). What has no place is never passed over in silence:
-
-    - A head with another number of classes, the 3x3 stem of `small_stem=True`, and parts that no
-      torch network has (a decoder) stay as initialised; a warning says so.
-    - Weights for 3 channels enter a network of 1 by the sum over channels: a gray film gives what
-      its three-fold copy gave.
-
-    Args:
-      name: the network's name, as for `models.create`.
-      state_dict: torch names to arrays (numpy's or torch's, float of any width).
-      variables: the initialised variables {params, batch_stats}; not changed.
-
-    Raises:
-      UserError: tensors missing, left over, of the wrong shape or not finite: all in one message.
-    """
-    if name not in _RULES:
-        torch_name(name, "")
-    given = _plain(name, state_dict)
-    out, kept, missing, wrong = {}, [], [], []
-    used = set()
-    for key, ours in traverse_util.flatten_dict(dict(variables)).items():
-        out[key] = ours
-        theirs = _leaf_name(name, key)
-        if theirs is None:
-            kept.append("/".join(key[1:]))
-            continue
-        if theirs not in given:
-            missing.append(theirs)
-            continue
-        used.add(theirs)
-        array = _from_layout(as_float32(given[theirs]), key[-1])
-        shape = tuple(ours.shape)
-        is_stem = key[1:] == ("encoder", "stem", "conv", "kernel")
-        if is_stem and array.ndim == 4 and (array.shape[2], shape[2]) == (3, 1):
-            array = array.sum(2, keepdims=True)
-        if array.shape == shape:
-            if not np.isfinite(array).all():
-                wrong.append(f"{theirs} (not finite)")
-            out[key] = jnp.array(array)
-        elif _is_other_head(key, array, shape) or _is_other_stem(key, array, shape):
-            kept.append("/".join(key[1:]))
-        else:
-            wrong.append(f"{theirs} ({array.shape} in our layout, not {shape})")
-    left = sorted(set(given) - used)
-    faults = [("missing", missing), ("left over", left), ("wrong", wrong)]
-    if any(found for _, found in faults):
-        raise UserError(
-            f"these weights do not fit {name!r}: "
-            + "; ".join(f"{what}: {', '.join(found)}" for what, found in faults if found)
-        )
-    if kept:
-        log.warning("left as initialised, the weights have nothing for them: %s", ", ".join(kept))
-    return traverse_util.unflatten_dict(out)
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -242,7 +203,7 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     out = {}
     for key, ours in traverse_util.flatten_dict(dict(variables)).items():
-        theirs = _leaf_name(name, key)
+        theirs = leaf_name(name, key)
         if theirs is None:
             continue
         # Contiguous: safetensors writes an array's memory as it lies.
@@ -250,4 +211,22 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if key[-1] == "var":
             counter = theirs.removesuffix("running_var") + "num_batches_tracked"
             out[counter] = np.zeros((), np.int64)
+    return _apart(out) if name in _APART else out
+
+
+def _apart(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    out = {}
+    for key, value in state.items():
+        before, _, leaf = key.rpartition(".")
+        if before.endswith("attn.qkv"):
+            block = before.removesuffix("qkv")
+            for part, array in zip("qkv", np.split(value, 3)):
+                out[f"{block}{part}_proj.{leaf}"] = np.ascontiguousarray(array)
+        elif leaf in ("q_bias", "v_bias"):
+            out[f"{before}.{leaf[0]}_proj.bias"] = value
+        elif before.endswith("mlp.fc1"):
+            for part, array in zip("gx", np.split(value, 2)):
+                out[f"{before}_{part}.{leaf}"] = np.ascontiguousarray(array)
+        else:
+            out[key] = value
     return out

@@ -47,11 +47,11 @@ def by_formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf == "running_var":
         return np.float32(0.5 + rng.random(shape))
     noise = rng.standard_normal(shape)
-    if leaf in ("running_mean", "bias"):
+    if leaf in ("running_mean", "bias", "q_bias", "v_bias"):
         filled = 0.1 * noise
-    elif leaf == "layer_scale":
+    elif leaf == "layer_scale" or (leaf == "gamma" and len(shape) == 1):
         filled = 0.1 + 0.02 * noise
-    elif leaf == "cls_token":
+    elif leaf in ("cls_token", "pos_embed", "reg_token", "mask_token", "position_embeddings"):
         filled = 0.02 * noise
     elif len(shape) == 1:
         filled = 1 + 0.1 * noise
@@ -60,9 +60,9 @@ def by_formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.float32(filled)
 
 
-def golden_input() -> np.ndarray:
+def golden_input(shape: tuple[int, ...] = (2, 224, 224, 3)) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(b"cxrjax/image"))
-    return np.float32(rng.standard_normal((2, 224, 224, 3)))
+    return np.float32(rng.standard_normal(shape))
 
 
 def shapes_of(name: str, classes: int = 3, channels: int = 1, **options):

@@ -14,7 +14,7 @@ from configs import covid_radiography, jsrt
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, provenance
 from cxrjax.metrics import segmentation
-from cxrjax.training import checkpoint, experiment, loop, steps
+from cxrjax.training import checkpoint, experiment, loop, resume, steps
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.schemes import multitask, supervised
 from tests import toy_masks
@@ -252,7 +252,7 @@ def test_the_probe_stands_beside_the_report(finished):
 
 def test_the_networks_share_one_recipe():
     fields = {
-        name: experiment.flat(covid_radiography.get_config(name).to_dict())
+        name: resume.flat(covid_radiography.get_config(name).to_dict())
         for name in ("resunet", "resnet50", "convnext", "conformer", "cross_stitch", "mtan")
     }
     for other in fields.values():
