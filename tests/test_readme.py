@@ -81,7 +81,7 @@ def test_the_library_example(tmp_path, monkeypatch, capsys):
     loop.train(config, "runs/phantom")
     (tmp_path / "films/new").mkdir(parents=True)
     for name in "ab":
-        Image.new("L", (40, 40), 99).save(tmp_path / f"films/new/{name}.png")
+        Image.linear_gradient("L").save(tmp_path / f"films/new/{name}.png")
     capsys.readouterr()
     names = {}
     exec(code, names)

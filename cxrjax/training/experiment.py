@@ -357,24 +357,6 @@ def as_tuples(tree: Any) -> Any:
     return tuple(as_tuples(v) for v in tree) if isinstance(tree, list) else tree
 
 
-def reading_as_before(config: Any, saved: Mapping[str, Any] | None) -> Any:
-    """The config of a run that goes on; it reads films as it did, also if it had no number for it.
-
-    Args:
-      config: as the user gives it today.
-      saved: the completed config of the run; None where a run begins.
-    """
-    if saved is None or "reading" in saved["dataset"]:
-        return config
-    before = ADDED["dataset.reading"]
-    if config.dataset.get("reading") != before:
-        print(f"the run goes on with films as it read them (config.dataset.reading = {before})")
-    config = ConfigDict(config).copy_and_resolve_references()
-    with config.unlocked():
-        config.dataset.reading = before
-    return config
-
-
 def open_films(config: Any) -> Films:
     """The films of a config, cached in memory where it says so."""
     films = sets.load(config.dataset.to_dict())

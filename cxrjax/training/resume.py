@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from cxrjax.errors import UserError
 from cxrjax.training import experiment
@@ -114,3 +115,21 @@ def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdi
             f"{workdir} holds a run of another config: {'; '.join(different)}. "
             f"Give another --workdir, or the config of that run ({workdir}/config.json)"
         )
+
+
+def reading_as_before(config: Any, saved: Mapping[str, Any] | None) -> Any:
+    """The config of a run that goes on; it reads films as it did, also if it had no number for it.
+
+    Args:
+      config: as the user gives it today.
+      saved: the completed config of the run; None where a run begins.
+    """
+    if saved is None or "reading" in saved["dataset"]:
+        return config
+    before = ADDED["dataset.reading"]
+    if config.dataset.get("reading") != before:
+        print(f"the run goes on with films as it read them (config.dataset.reading = {before})")
+    config = ConfigDict(config).copy_and_resolve_references()
+    with config.unlocked():
+        config.dataset.reading = before
+    return config

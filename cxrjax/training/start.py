@@ -101,7 +101,7 @@ def begin(
     workdir = pathlib.Path(workdir)
     checkpoint.refuse_recalibrated(workdir)
     saved = saved_config(workdir)
-    config = experiment.reading_as_before(config, saved)
+    config = resume.reading_as_before(config, saved)
     films = experiment.open_films(config)
     config = experiment.complete(config, films, saved)
     monitor, said = validation.choose_monitor(config, films)

@@ -243,7 +243,7 @@ def test_predict_reads_what_it_can_and_names_the_rest(finished, tmp_path, capsys
     status = predict.main(str(workdir), str(films), output=str(tmp_path / "out.csv"))
     assert status == 1 and "broken.png" in capsys.readouterr().err
     rows = (tmp_path / "out.csv").read_text().splitlines()
-    assert rows[0] == "file,network,Left,Right,Top" and len(rows) == 3
+    assert rows[0] == "file,network,Left,Right,Top,warnings" and len(rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,9 @@ def test_what_may_change_in_a_run():
 def test_a_run_of_before_reads_films_as_it_did(capsys):
     config = toy_config()
     saved = experiment.config_json(config)
-    assert experiment.reading_as_before(config, saved) is config
+    assert resume.reading_as_before(config, saved) is config
     assert saved["dataset"].pop("reading") == 2
-    goes_on = experiment.reading_as_before(config, saved)
+    goes_on = resume.reading_as_before(config, saved)
     assert (goes_on.dataset.reading, config.dataset.reading) == (1, 2)
     assert "goes on with films as it read them" in capsys.readouterr().out
     resume.check_same_config(saved, experiment.config_json(goes_on), "w")
