@@ -11,6 +11,7 @@ Orbax is imported where it reads or writes: a workdir that is not there is said 
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -282,6 +283,8 @@ def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """What a checkpoint is made of: arrays, JSON facts, and the checksums of both."""
     import orbax.checkpoint as ocp
 
+    # As they are now: they are written in the background, and histories grow meanwhile.
+    facts = json.loads(json.dumps(facts))
     sums = {**checksums_of(tree), **{name: checksum_of(fact) for name, fact in facts.items()}}
     return ocp.args.Composite(
         state=ocp.args.StandardSave(tree),
