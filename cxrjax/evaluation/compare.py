@@ -67,12 +67,12 @@ class Entry:
 
 def main(
     workdirs: str | None, split: str = "test", output: str | None = None,
-    baseline: str | None = None,
+    baseline: str | None = None, allow_seen: bool = False,
 ) -> None:
     """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
     folders = find_workdirs(workdirs)
     folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
-    compare(folders, split, folder, baseline=baseline)
+    compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())
     print(f"comparison: {folder / 'comparison.md'}")
@@ -107,7 +107,7 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
 
 def compare(
     workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
-    baseline: str | None = None,
+    baseline: str | None = None, allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Compares evaluated runs and writes the comparison.
 
@@ -117,6 +117,7 @@ def compare(
       folder: to write to; made where it is missing.
       resamples: of the bootstrap.
       baseline: an entry as the table names it, for differences to it beside those to the best.
+      allow_seen: also runs that were judged on films that they had seen; their names say so.
 
     Returns:
       What is in comparison.json.
@@ -126,6 +127,10 @@ def compare(
         is no such entry.
     """
     networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
+    for run in networks:
+        if report.seen_mark(run.report["run"]) and not allow_seen:
+            raise UserError(f"{run.workdir}: {run.report['run']['seen']}. --allow_seen compares it "
+                            "all the same, marked as such")
     networks = aligned(networks)
     entries = group(networks)
     by_name = {entry.name: entry for entry in entries}
@@ -219,7 +224,8 @@ def group(networks: Sequence[SavedNetwork]) -> list[Entry]:
                 shared = os.path.commonprefix(folders)
                 name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
             several = per_workdir[runs[0].workdir] > 1
-            out.append(f"{name}: {runs[0].network}" if several else name)
+            name = f"{name}: {runs[0].network}" if several else name
+            out.append(name + report.seen_mark(runs[0].report["run"]))
         return out
 
     short = names(full=False)
@@ -253,15 +259,15 @@ def sample(
 
 
 def _sample_run(run: SavedNetwork, counts: np.ndarray) -> dict[str, np.ndarray]:
-    areas = bootstrap.auroc(run.labels, run.scores, counts)
-    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.scores))}
+    areas = bootstrap.auroc(run.labels, run.ranks, counts)
+    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.ranks))}
     if run.report["task"] == "multiclass":
         matrices = bootstrap.confusion(run.labels, run.scores, counts)
         decided = decisions.confusion_scores(matrices)
         out |= {title(k): decided[k] for k in MULTICLASS}
     else:
-        precision = bootstrap.average_precision(run.labels, run.scores, counts)
-        known = ranking.average_precision(run.labels, run.scores)
+        precision = bootstrap.average_precision(run.labels, run.ranks, counts)
+        known = ranking.average_precision(run.labels, run.ranks)
         out["macro AP"] = bootstrap.over_labels(precision, known)
     if run.dice is not None:
         out["Dice"] = np.mean([bootstrap.mean(d, counts) for d in run.dice.T], axis=0)
@@ -320,7 +326,8 @@ def markdown(
     lines += ["", "## Curves", "", "![ROC curves](roc.png)"]
     if entries[0].runs[0].report["task"] == "multiclass":
         lines += ["", "![Confusion matrices](confusion.png)"]
-    ours = {"split": result["split"], "split_name": result["split_name"],
+    ours = {"labels_version": entries[0].runs[0].report.get("labels_version", ""),
+            "split": result["split"], "split_name": result["split_name"],
             "films": result["films"],
             "protocol": " / ".join(dict.fromkeys(result["protocols"].values())),
             "networks": {e.name: {"macro": {f: e.mean(f) for f in figures}} for e in entries}}
@@ -359,7 +366,6 @@ def _short(value: Any) -> str:
 
 def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """A panel per label with every entry's ROC curve (one line per seed)."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -368,17 +374,17 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.5 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    colors = matplotlib.colormaps["tab10"](np.arange(len(entries)) % 10)
+    styles = [plots.style(i) for i in range(len(entries))]
     for ax in axes.flat[len(names):]:
         ax.set_axis_off()
     for k, (ax, name) in enumerate(zip(axes.flat, names)):
-        for color, entry in zip(colors, entries):
+        for style, entry in zip(styles, entries):
             areas = []
             for run in entry.runs:
-                x, y, _ = ranking.roc_curve(run.labels[:, k], run.scores[:, k])
-                ax.plot(x, y, color=color, linewidth=1.2, alpha=0.8)
-                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.scores[:, k : k + 1])[0])
-            ax.plot([], [], color=color, label=tables.number(float(np.mean(areas))))
+                x, y, _ = ranking.roc_curve(run.labels[:, k], run.ranks[:, k])
+                ax.plot(x, y, **style, linewidth=1.2, alpha=0.8)
+                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.ranks[:, k : k + 1])[0])
+            ax.plot([], [], **style, label=tables.number(float(np.mean(areas))))
         ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=name.replace("_", " "))
         ax.legend(fontsize=8, loc="lower right", title="AUROC", title_fontsize=8)
@@ -386,7 +392,7 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
         ax.set_xlabel("1 - specificity")
     for ax in axes[:, 0]:
         ax.set_ylabel("sensitivity")
-    handles = [Line2D([], [], color=c, label=e.name) for c, e in zip(colors, entries)]
+    handles = [Line2D([], [], **style, label=e.name) for style, e in zip(styles, entries)]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(entries)),
                   frameon=False)
     figure.savefig(path, dpi=110)
