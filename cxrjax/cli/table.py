@@ -180,7 +180,7 @@ FLAGS = (
     Flag("batch", "benchmark", COUNT, "films in a batch, instead of the config's", WHAT),
     Flag("repeats", "benchmark", COUNT, "turns of each side", WHAT, 5),
     Flag("method", "explain", one_of("grad_cam", "grad_cam_plus_plus", "cam",
-         "attention_rollout", "occlusion"), "how they are made", HEAT, "grad_cam"),
+         "occlusion", "attention_rollout"), "how they are made", HEAT, "grad_cam"),
     Flag("threshold", "explain", SHARE, "a region is what reaches this part of a map's maximum",
          HEAT, 0.5),
     Flag("finer", "explain", COUNT, "maps N times as fine as the last map (N*N passes)", HEAT, 1),

@@ -58,7 +58,7 @@ def test_a_flag_has_one_row_in_a_mode_and_rows_name_modes():
 
 def test_words_to_choose_from_are_those_that_the_package_knows():
     rows = table.flags_of("explain")
-    assert rows["method"].kind.meta.split("|") == list(heatmaps.METHODS)
+    assert rows["method"].kind.meta.split("|") == list(heatmaps.TITLES)
     assert rows["split"].kind.meta.split("|") == list(SPLITS)
     assert rows["checkpoint"].kind.meta.split("|") == list(checkpoint.WHICH)
 
