@@ -45,7 +45,7 @@ TURN_SECONDS = 0.8  # what one side computes before it is the other's turn
 
 def main(
     config: Any, against: str | None, models: str | None, size: int | None, batch: int | None,
-    repeats: int, output: str | None,
+    repeats: int, output: str | None, what: str | None = None,
 ) -> int:
     """`--mode=benchmark`: a table in OUTPUT.md and OUTPUT.json; status 1 where something failed.
 
@@ -56,6 +56,7 @@ def main(
       size, batch: instead of the config's (or of 64 and 32; 224 and 256 on a GPU).
       repeats: turns of each side.
       output: path without suffix; 'benchmark' by default.
+      what: 'gpu' for all that wants one, see `gpu`.
     """
     if against not in (None, "torch"):
         raise UserError(f"--against={against}" + suggest(against, ["torch"]))
@@ -70,6 +71,10 @@ def main(
     for name in [] if config is not None else names:
         if name not in known:
             raise UserError(f"--models: unknown model {name!r}" + suggest(name, known))
+    if what == "gpu":
+        from cxrjax.benchmarks import gpu
+
+        return gpu.main(output, names if models else gpu.MODELS, size, batch, repeats)
     stem = pathlib.Path(output or "benchmark")
     stem = stem.with_suffix("") if stem.suffix in (".md", ".json") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +286,9 @@ class Ours:
         init_key, self._key = steps.keys_of(config.seed)
         states = scheme.init(config, init_key, batch)
         # Norms' and scales' initial values hide whole blocks from a comparison of logits.
-        self._states = steps.replicate(jax.tree.map(jnp.copy, unlike_initial(states)), mesh)
+        states = steps.replicate(unlike_initial(jax.device_get(states)), mesh)
+        # Buffers of their own, to be donated; in one program, not in one for each shape.
+        self._states = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(states)
         self.variables = {
             name: jax.device_get({"params": s.params, "batch_stats": s.batch_stats})
             for name, s in self._states.items() if hasattr(s, "batch_stats")
@@ -349,9 +356,9 @@ def unlike_initial(states: Any) -> Any:
         name = getattr(path[-1], "key", None)
         noise = rng.standard_normal(np.shape(leaf)).astype(np.float32)
         if name == "var":
-            return 0.5 + jnp.abs(noise)
+            return 0.5 + np.abs(noise)
         if name == "layer_scale":
-            return 0.1 + 0.02 * jnp.asarray(noise)
+            return 0.1 + 0.02 * noise
         return leaf + 0.1 * noise if name in ("bias", "mean", "scale") else leaf
 
     def one(state: Any) -> Any:

@@ -1,0 +1,294 @@
+"""What the processes of `--mode=benchmark --what=gpu` do: compile, wait for 'go', measure.
+
+    python -m cxrjax.benchmarks.gpu_sides KIND NAME SIZE BATCH REPEATS
+
+Each line on stdout is a JSON object, its `what` being 'ready' (compiled), 'part' or 'result'.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+LONG = 4  # steps in one compiled loop, to compare with single calls
+
+
+def say(what: str, **values: Any) -> None:
+    """One line for the process that began this one."""
+    print(json.dumps({"what": what, **values}), flush=True)
+
+
+def wait_for_go(**values: Any) -> None:
+    """Says that it is ready; returns when it is this process's turn."""
+    say("ready", **values)
+    if not sys.stdin.readline():
+        raise SystemExit("nobody is there any more")
+
+
+def device() -> None:
+    """The card, versions, and its two ceilings."""
+    import jax
+    import jax.numpy as jnp
+
+    from cxrjax.benchmarks import machine
+    from cxrjax.training import experiment
+
+    x = jnp.ones((2 if jax.default_backend() == "cpu" else 512, 2**20), jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    copy(x).block_until_ready()
+    begun = time.perf_counter()
+    for _ in range(10):
+        y = copy(x)
+    y.block_until_ready()
+    bandwidth = 10 * 2 * x.nbytes / (time.perf_counter() - begun)
+    say("result", device=machine.name(), platform=jax.default_backend(),
+        versions=experiment.versions(), python=sys.version.split()[0],
+        flops={"bfloat16": machine.measured_peak("bfloat16")}, bandwidth=bandwidth,
+        flags=os.environ.get("XLA_FLAGS", ""), processors=os.cpu_count())
+
+
+def _config(name: str, size: int, batch: int) -> Any:
+    import jax
+
+    from cxrjax.benchmarks import benchmark
+
+    gpu = jax.default_backend() != "cpu"
+    return benchmark.network_config(name, size, batch, "bfloat16" if gpu else "float32")
+
+
+def _times(run: Callable[[int], Any], repeats: int) -> dict[str, Any]:
+    """Seconds a step: median and range over the turns."""
+    from cxrjax.benchmarks import benchmark
+
+    return benchmark.spread(benchmark.take_turns({"it": run}, repeats, lambda: None)["it"])
+
+
+def ours(name: str, size: int, batch: int, repeats: int) -> None:
+    """Training step and inference of our network."""
+    import jax
+
+    from cxrjax.benchmarks import benchmark
+    from cxrjax.training import experiment, steps
+
+    config = _config(name, size, batch)
+    full = experiment.complete(config, benchmark.blank_films(config))
+    mesh = steps.make_mesh(jax.devices()[:1])
+    begun = time.perf_counter()
+    own = benchmark.Ours(full, benchmark.make_batch(full), mesh)
+    wait_for_go(compile_seconds=own.compile_seconds, until_compiled=time.perf_counter() - begun,
+                flops=own.flops, planned=own.memory["planned"], batch=batch, size=size,
+                precision=config.model.dtype)
+    logs = own.train(1)
+    memory = own.memory
+    train = _times(own.train, repeats)
+    say("part", train=train, memory=memory)
+    say("result", train=train, inference=_times(own.infer, repeats), memory=memory, logs=logs,
+        flops=own.flops, batch=batch, size=size, precision=config.model.dtype)
+
+
+def torch(name: str, size: int, batch: int, repeats: int) -> None:
+    """The same in PyTorch: compiled with channels_last and autocast, and eager with both."""
+    import gc
+
+    import numpy as np
+    import torch
+
+    from cxrjax.benchmarks import torch_reference
+
+    gpu = torch.cuda.is_available()
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (batch, size, size, 1), np.uint8)
+    label = (rng.random((batch, 14)) < 0.5).astype(np.float32)
+    optimizer = {"clip_norm": 1.0, "weight_decay": 1e-2, "learning_rate": 1e-3, "b1": 0.9,
+                 "b2": 0.999}
+    torch.set_float32_matmul_precision("high")
+
+    def side(compiled: bool) -> Any:
+        torch.manual_seed(0)
+        network = torch_reference.create(name, 14, 1)
+        return torch_reference.Side(network, image, label, "multilabel", (0.449, 0.226), optimizer,
+                                    gpu, True, compiled)
+
+    def peak(run: Callable[[int], Any]) -> int | None:
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+        run(1)
+        return torch.cuda.max_memory_allocated() if gpu else None
+
+    def free() -> None:
+        gc.collect()
+        if gpu:
+            torch.cuda.empty_cache()
+
+    fast, seconds = side(True), {}
+    for phase, run in (("train", fast.train), ("inference", fast.infer)):
+        begun = time.perf_counter()
+        run(1)
+        seconds[phase] = time.perf_counter() - begun
+    free()
+    wait_for_go(compile_seconds=seconds, version=torch.__version__)
+    fast.train(1)
+    memory = peak(fast.train)
+    found = {"train": _times(fast.train, repeats), "memory": memory}
+    say("part", compiled=found)
+    found["inference"] = _times(fast.infer, repeats)
+    loss = fast.train(1)[0]
+    say("part", compiled=found)
+    del fast
+    free()
+    plain = side(False)
+    plain.train(1)
+    eager = {"memory": peak(plain.train), "train": _times(plain.train, max(1, repeats // 2)),
+             "inference": _times(plain.infer, max(1, repeats // 2))}
+    say("result", compiled=found, eager=eager, loss=loss, version=torch.__version__)
+
+
+def mutual(name: str, size: int, batch: int, repeats: int) -> None:
+    """The step of two networks that teach each other against that of one."""
+    import jax
+    from ml_collections import ConfigDict
+
+    from cxrjax.benchmarks import benchmark
+    from cxrjax.training import experiment, steps
+
+    config = _config(name, size, batch)
+    own = {"model": config.model.to_dict()}
+    config.scheme = ConfigDict({"name": "mutual", "networks": ("a", "b"), "order": "sequential",
+                                "peers": "mean", "kl_weight": 1.0, "temperature": 1.0,
+                                "kl_labels": "mean"})
+    config.networks = ConfigDict({"a": own, "b": own})
+    full = experiment.complete(config, benchmark.blank_films(config))
+    films = benchmark.make_batch(full)
+    mesh = steps.make_mesh(jax.devices()[:1])
+    pair = benchmark.Ours(full, films, mesh, inference=False)
+    (single,) = benchmark.single_steps(full, films, mesh).values()
+    wait_for_go(compile_seconds=pair.compile_seconds)
+    pair.train(1)
+    times = benchmark.take_turns({"pair": pair.train, "one": single.train}, repeats, pair.settle)
+    ratio = benchmark.spread([a / b for a, b in zip(times["pair"], times["one"])])
+    say("result", ratio=ratio, flops=pair.flops["train"] / single.flops["train"],
+        pair=benchmark.spread(times["pair"]), one=benchmark.spread(times["one"]))
+
+
+def scan(name: str, size: int, batch: int, repeats: int) -> None:
+    """Training by a compiled loop over steps, as runs do it on a GPU, and one step a call."""
+    import jax
+    import numpy as np
+
+    from cxrjax.benchmarks import benchmark
+    from cxrjax.names import scheme_of
+    from cxrjax.training import experiment, steps
+
+    config = _config(name, size, batch)
+    full = experiment.complete(config, benchmark.blank_films(config))
+    films = benchmark.make_batch(full)
+    mesh = steps.make_mesh(jax.devices()[:1])
+    scheme = scheme_of(full)
+    init_key, key = steps.keys_of(0)
+    states = steps.replicate(scheme.init(full, init_key, films), mesh)
+    batches = steps.shard({k: np.stack([v] * LONG) for k, v in films.items()}, mesh, axis=1)
+    loop = steps.jit_steps(scheme.make_step(full), mesh, unroll=False)
+    begun = time.perf_counter()
+    loop = loop.lower(states, batches, key).compile()
+    wait_for_go(compile_seconds={"train": time.perf_counter() - begun})
+
+    def run(count: int) -> None:
+        nonlocal states
+        for _ in range(count):
+            states, _ = loop(states, batches, key)
+        jax.block_until_ready(states)
+
+    times = _times(run, repeats)
+    say("result", train={k: v / LONG for k, v in times.items()}, steps=LONG, batch=batch)
+
+
+def attention(name: str, size: int, batch: int, repeats: int) -> None:
+    """Attention of the Conformer's shape, forward and backward: by XLA and by cuDNN."""
+    import jax
+    import jax.numpy as jnp
+
+    tokens = (size // 16) ** 2 + 1
+    seconds: dict[str, Any] = {}
+    difference: dict[str, Any] = {}
+    runs, first = {}, None
+    for way, implementation, extra in (("xla", "xla", 0), ("cudnn", "cudnn", 0),
+                                       ("cudnn padded to a multiple of 8", "cudnn", -tokens % 8)):
+        keys = jax.random.split(jax.random.key(0), 3)
+        q, k, v = (jax.random.normal(key, (batch, tokens, 6, 64), jnp.bfloat16) for key in keys)
+
+        def loss(q, k, v, extra=extra, implementation=implementation):
+            padded = [jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) for x in (q, k, v)]
+            lengths = jnp.full(batch, tokens, jnp.int32) if extra else None
+            y = jax.nn.dot_product_attention(*padded, implementation=implementation,
+                                             query_seq_lengths=lengths,
+                                             key_value_seq_lengths=lengths)
+            return jnp.sum(y[:, :tokens].astype(jnp.float32) ** 2)
+
+        try:
+            run = jax.jit(jax.grad(loss, (0, 1, 2)))
+            found = [x.astype(jnp.float32) for x in run(q, k, v)]
+        except Exception as error:  # a shape that cuDNN does not take is a finding, too
+            difference[way] = " ".join(str(error).split())[:200]
+            continue
+        first = first or found
+        difference[way] = float(max(jnp.abs(a - b).max() / jnp.abs(b).max()
+                                    for a, b in zip(found, first)))
+        runs[way] = (run, (q, k, v))
+    wait_for_go()
+    for way, (run, given) in runs.items():
+        seconds[way] = _times(
+            lambda n, run=run, given=given: jax.block_until_ready([run(*given) for _ in range(n)]),
+            repeats,
+        )
+    say("result", seconds=seconds, difference=difference, tokens=tokens, batch=batch)
+
+
+def training(name: str, size: int, batch: int, repeats: int) -> None:
+    """The quickstart's training and its report, by the commands that a user gives."""
+    small = os.environ.get("CXRJAX_GPU_DRY_RUN")  # flags that make it short
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix="cxrjax-gpu-")) / "run"
+    begun = time.perf_counter()
+    for words in (["--mode=train", f"--config={name}", *(small or "").split()],
+                  ["--mode=evaluate"]):
+        subprocess.run([sys.executable, "-m", "cxrjax", *words, f"--workdir={workdir}"],
+                       check=True, stdout=sys.stderr)
+        say("part", seconds=time.perf_counter() - begun)
+    report = json.loads(next((workdir / "evaluation").rglob("report.json")).read_text())
+    say("result", seconds=time.perf_counter() - begun, auroc=_find(report, "auroc"))
+
+
+def _find(tree: Any, word: str) -> Any:
+    """The macro average of a report, wherever it stands: all entries that name it."""
+    if not isinstance(tree, dict):
+        return None
+    for key, value in tree.items():
+        if key == "macro" and isinstance(value, dict) and word in value:
+            return value[word]
+        if (found := _find(value, word)) is not None:
+            return found
+    return None
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "ours": ours, "torch": torch, "mutual": mutual, "scan": scan, "attention": attention,
+    "training": training,
+}
+
+
+def main(kind: str, name: str, size: int, batch: int, repeats: int) -> None:
+    """One process's work; of `KINDS`, or the card itself."""
+    if kind == "device":
+        return device()
+    KINDS[kind](name, size, batch, repeats)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], *map(int, sys.argv[3:6]))
