@@ -2,9 +2,9 @@
 
 Compiling takes longer than measuring. So every side of every network is a process of its own that
 compiles and then waits. They compile side by side, our networks one after the other (XLA times its
-candidates as it compiles, and two at once would disturb each other), PyTorch's two at a time, beside
-a training on synthetic films whose AUROC is to be the CPU's. Then all stand still but the one that
-measures. Whatever has not compiled by then goes on, alone, in the time that is left.
+candidates as it compiles, and two at once would disturb each other), PyTorch's two at a time,
+beside a training on synthetic films whose AUROC is to be the CPU's. Then all stand still but the
+one that measures. What has not compiled by then goes on, alone, in the time that is left.
 
 What is found lies in FOLDER/gpu.jsonl as soon as it is known, and in FOLDER/gpu.md as tables.
 """
@@ -94,6 +94,8 @@ class Side:
         words = [sys.executable, "-m", "cxrjax.benchmarks.gpu_sides", task.kind, task.name]
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1",
                        "MPLBACKEND": "Agg", **os.environ}
+        if task.kind != "training":
+            environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # true compile times
         if task.kind == "torch":
             environment["JAX_PLATFORMS"] = "cpu"  # our package is imported for the labels' names
         with (folder / "gpu.log").open("ab") as log:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 LONG = 4  # steps in one compiled loop, to compare with single calls
@@ -262,19 +261,18 @@ def training(name: str, size: int, batch: int, repeats: int) -> None:
                        check=True, stdout=sys.stderr)
         say("part", seconds=time.perf_counter() - begun)
     report = json.loads(next((workdir / "evaluation").rglob("report.json")).read_text())
-    say("result", seconds=time.perf_counter() - begun, auroc=_find(report, "auroc"))
+    macro = next(_macros(report))
+    say("result", seconds=time.perf_counter() - begun,
+        auroc=[macro[f"macro AUROC{end}"] for end in ("", " low", " high")])
 
 
-def _find(tree: Any, word: str) -> Any:
-    """The macro average of a report, wherever it stands: all entries that name it."""
-    if not isinstance(tree, dict):
-        return None
-    for key, value in tree.items():
-        if key == "macro" and isinstance(value, dict) and word in value:
-            return value[word]
-        if (found := _find(value, word)) is not None:
-            return found
-    return None
+def _macros(tree: Any) -> Iterator[dict[str, Any]]:
+    """The averages over labels that a report holds, in its order."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if key == "macro":
+            yield value
+        else:
+            yield from _macros(value)
 
 
 KINDS: dict[str, Callable[..., None]] = {

@@ -48,13 +48,13 @@ _TITLES = ["network", "films", "training films/s", "/ compiled", "/ eager", "inf
            "/ compiled", "/ eager", "share of peak", "memory MB", "compiled", "eager", "compile s",
            "compiled"]
 _LEGEND = (
-    "Median (range) over turns. 'compiled' is PyTorch by torch.compile, channels_last and autocast, "
-    "'eager' the same without torch.compile; '/ compiled' is its seconds over ours, above 1 we are "
-    "faster. Every side ran alone on the card, in a process of its own, one after the other; "
-    "compiling was side by side with other processes, so its seconds (training + inference) are "
-    "upper bounds. Memory: the peak in use in a training step. Forward, loss, backward, clipping and "
-    "AdamW on films that lie on the card. Each side has random weights of its own: that both compute "
-    "the same is checked by `--mode=benchmark --against=torch`."
+    "Median (range) over turns. 'compiled' is PyTorch by torch.compile, channels_last and autocast,"
+    " 'eager' the same without torch.compile; '/ compiled' is its seconds over ours, above 1 we are"
+    " faster. Every side ran alone on the card, in a process of its own, one after the other;"
+    " compiling was side by side with other processes, so its seconds (training + inference) are"
+    " upper bounds. Memory: the peak in use in a training step. Forward, loss, backward, clipping"
+    " and AdamW on films that lie on the card. Each side has random weights of its own: that both"
+    " compute the same is checked by `--mode=benchmark --against=torch`."
 )
 
 
@@ -111,8 +111,8 @@ def _others(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str
                      if isinstance(why, str)]
         if kind == "training" and "auroc" in row:
             rows.append([f"training of {name}: macro AUROC on the test films",
-                         f"{row['auroc']}; {row['seconds']:.0f} s with the report, beside other "
-                         "processes"])
+                         "{:.4f} ({:.4f} to {:.4f}); ".format(*row["auroc"])
+                         + f"{row['seconds']:.0f} s with the report, beside other processes"])
     return rows
 
 
