@@ -63,7 +63,7 @@ def main(output: str | None, models: Sequence[str], size: int | None, batch: int
     for name in models:
         tasks += [Task("ours", name), Task("torch", name)]
     tasks[5:5] = [Task("mutual", "resnet18")]
-    tasks += [Task("training", "phantom"), Task("attention", ""), Task("scan", models[0])]
+    tasks += [Task("training", "phantom"), Task("layers", ""), Task("scan", models[0])]
     board = Board(folder, size or 224, batch or 256, repeats, time.monotonic() + seconds)
     try:
         board.run(tasks, seconds * COMPILING)
@@ -162,7 +162,9 @@ class Board:
                 self._until(side, self._end)
         for side in sorted(late, key=lambda s: order[s.task]):
             self._finish(side)
-        for task in waiting:
+        # Beside others a side may have found too little memory: once more, alone.
+        again = [side.task for side in self._sides if side.ended and not side.result]
+        for task in [*waiting, *again]:
             if time.monotonic() < self._end:
                 self._finish(self._started(task))
 

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# Set in a dry run: networks of a few channels, and these flags for the training.
+DRY_RUN = os.environ.get("CXRJAX_GPU_DRY_RUN", "")
 LONG = 4  # steps in one compiled loop, to compare with single calls
 
 
@@ -60,7 +62,12 @@ def _config(name: str, size: int, batch: int) -> Any:
     from cxrjax.benchmarks import benchmark
 
     gpu = jax.default_backend() != "cpu"
-    return benchmark.network_config(name, size, batch, "bfloat16" if gpu else "float32")
+    config = benchmark.network_config(name, size, batch, "bfloat16" if gpu else "float32")
+    if DRY_RUN:
+        config.model.width = 8
+        if "depths" in config.model:
+            config.model.depths = (1, 1, 1, 1)
+    return config
 
 
 def _times(run: Callable[[int], Any], repeats: int) -> dict[str, Any]:
@@ -108,11 +115,9 @@ def torch(name: str, size: int, batch: int, repeats: int) -> None:
     label = (rng.random((batch, 14)) < 0.5).astype(np.float32)
     optimizer = {"clip_norm": 1.0, "weight_decay": 1e-2, "learning_rate": 1e-3, "b1": 0.9,
                  "b2": 0.999}
-    torch.set_float32_matmul_precision("high")
-
     def side(compiled: bool) -> Any:
         torch.manual_seed(0)
-        network = torch_reference.create(name, 14, 1)
+        network = torch_reference.create(name, 14, 1, **({"width": 8} if DRY_RUN else {}))
         return torch_reference.Side(network, image, label, "multilabel", (0.449, 0.226), optimizer,
                                     gpu, True, compiled)
 
@@ -209,53 +214,47 @@ def scan(name: str, size: int, batch: int, repeats: int) -> None:
     say("result", train={k: v / LONG for k, v in times.items()}, steps=LONG, batch=batch)
 
 
-def attention(name: str, size: int, batch: int, repeats: int) -> None:
-    """Attention of the Conformer's shape, forward and backward: by XLA and by cuDNN."""
+def layers(name: str, size: int, batch: int, repeats: int) -> None:
+    """Single layers, forward and backward, by each way there is: which one ours should take."""
     import jax
     import jax.numpy as jnp
 
-    tokens = (size // 16) ** 2 + 1
-    seconds: dict[str, Any] = {}
-    difference: dict[str, Any] = {}
-    runs, first = {}, None
-    for way, implementation, extra in (("xla", "xla", 0), ("cudnn", "cudnn", 0),
-                                       ("cudnn padded to a multiple of 8", "cudnn", -tokens % 8)):
-        keys = jax.random.split(jax.random.key(0), 3)
-        q, k, v = (jax.random.normal(key, (batch, tokens, 6, 64), jnp.bfloat16) for key in keys)
+    from cxrjax.benchmarks import gpu_ways
 
-        def loss(q, k, v, extra=extra, implementation=implementation):
-            padded = [jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) for x in (q, k, v)]
-            lengths = jnp.full(batch, tokens, jnp.int32) if extra else None
-            y = jax.nn.dot_product_attention(*padded, implementation=implementation,
-                                             query_seq_lengths=lengths,
-                                             key_value_seq_lengths=lengths)
-            return jnp.sum(y[:, :tokens].astype(jnp.float32) ** 2)
+    runs, difference = {}, {}
+    for layer, (given, ways) in gpu_ways.layers(size, batch).items():
+        first = None
+        for way, function in ways.items():
+            def loss(given, function=function):
+                return jnp.sum(function(*given).astype(jnp.float32) ** 2)
 
-        try:
-            run = jax.jit(jax.grad(loss, (0, 1, 2)))
-            found = [x.astype(jnp.float32) for x in run(q, k, v)]
-        except Exception as error:  # a shape that cuDNN does not take is a finding, too
-            difference[way] = " ".join(str(error).split())[:200]
-            continue
-        first = first or found
-        difference[way] = float(max(jnp.abs(a - b).max() / jnp.abs(b).max()
-                                    for a, b in zip(found, first)))
-        runs[way] = (run, (q, k, v))
+            title = f"{layer}: {way}"
+            try:
+                run = jax.jit(jax.grad(loss))
+                found = [x.astype(jnp.float32) for x in run(given)]
+            except Exception as error:  # a shape that cuDNN does not take is a finding, too
+                difference[title] = " ".join(str(error).split())[:200]
+                continue
+            first = first or found
+            difference[title] = max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+                                    for a, b in zip(found, first))
+            runs[title] = (run, given)
     wait_for_go()
+    seconds: dict[str, Any] = {}
     for way, (run, given) in runs.items():
         seconds[way] = _times(
-            lambda n, run=run, given=given: jax.block_until_ready([run(*given) for _ in range(n)]),
+            lambda n, run=run, given=given: jax.block_until_ready([run(given) for _ in range(n)]),
             repeats,
         )
-    say("result", seconds=seconds, difference=difference, tokens=tokens, batch=batch)
+        say("part", seconds=seconds, difference=difference)
+    say("result", seconds=seconds, difference=difference, batch=batch)
 
 
 def training(name: str, size: int, batch: int, repeats: int) -> None:
     """The quickstart's training and its report, by the commands that a user gives."""
-    small = os.environ.get("CXRJAX_GPU_DRY_RUN")  # flags that make it short
     workdir = pathlib.Path(tempfile.mkdtemp(prefix="cxrjax-gpu-")) / "run"
     begun = time.perf_counter()
-    for words in (["--mode=train", f"--config={name}", *(small or "").split()],
+    for words in (["--mode=train", f"--config={name}", *DRY_RUN.split()],
                   ["--mode=evaluate"]):
         subprocess.run([sys.executable, "-m", "cxrjax", *words, f"--workdir={workdir}"],
                        check=True, stdout=sys.stderr)
@@ -276,7 +275,7 @@ def _macros(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    "ours": ours, "torch": torch, "mutual": mutual, "scan": scan, "attention": attention,
+    "ours": ours, "torch": torch, "mutual": mutual, "scan": scan, "layers": layers,
     "training": training,
 }
 

@@ -103,11 +103,11 @@ def _others(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str
         if kind == "scan" and "train" in row:
             rows.append([f"{name}, {row['steps']} steps in one compiled loop",
                          f"{_speed(row['batch'], row['train'])} films/s"])
-        if kind == "attention" and "seconds" in row:
-            rows += [[f"attention, {row['tokens']} tokens, forward and backward: {way}",
+        if kind == "layers" and "seconds" in row:
+            rows += [[f"forward and backward, {way}",
                       f"{s['median'] * 1e3:.2f} ms; gradient differs by "
                       f"{row['difference'][way]:.0e}"] for way, s in row["seconds"].items()]
-            rows += [[f"attention: {way}", why] for way, why in row["difference"].items()
+            rows += [[way, f"refused: {why}"] for way, why in row["difference"].items()
                      if isinstance(why, str)]
         if kind == "training" and "auroc" in row:
             rows.append([f"training of {name}: macro AUROC on the test films",
