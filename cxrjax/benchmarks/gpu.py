@@ -139,7 +139,8 @@ class Board:
         self._told: queue.Queue = queue.Queue()
         self._sides: list[Side] = []
         self.rows: list[dict[str, Any]] = []
-        (folder / "gpu.jsonl").write_text("")
+        for name in ("gpu.jsonl", "gpu.log"):
+            (folder / name).write_text("")
 
     def run(self, tasks: Sequence[Task], compiling: float) -> None:
         """Compiles all side by side for at most `compiling` seconds, then measures one by one."""
