@@ -33,6 +33,16 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{number(low)} to {number(high)}"
 
 
+def figure(own: Mapping[str, Any] | None) -> str:
+    """'0.8123 (0.7901 to 0.8300)': a figure of `metrics.figures` with its interval, if it has one.
+    """
+    if own is None or own["value"] is None or math.isnan(own["value"]):
+        return "-"
+    if own["low"] is None or math.isnan(own["low"]):
+        return number(own["value"])
+    return f"{number(own['value'])} ({interval(own['low'], own['high'])})"
+
+
 def finite(tree: Any) -> Any:
     """JSON has no nan: null stands for a figure that could not be judged."""
     if isinstance(tree, Mapping):

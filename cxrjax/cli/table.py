@@ -104,6 +104,8 @@ CONFIG = Kind("CONFIG[:ARGUMENT]")
 LIST = Kind("A,B,...")
 COUNT = Kind("N", _number(int, "a whole number, 1 or more", 1))
 SHARE = Kind("SHARE", _number(float, "a number above 0 and at most 1", 0, 1, above=True))
+RULE = Kind("RULE")
+PART = Kind("SHARE", _number(float, "a number between 0 and 1, such as 0.02", 1e-9, 1 - 1e-9))
 SWITCH = Kind("")  # --name, or --noname
 
 
@@ -166,6 +168,10 @@ FLAGS = (
          "explained", DATA, not_with="images"),
     Flag("tta", "evaluate predict", SWITCH, "answer with the mean over each film and its mirror "
          "image", WHAT, False),
+    Flag("operating_point", "evaluate", RULE, "how thresholds are chosen on validation: youden, "
+         "f1, sensitivity=0.95 (at least so much), specificity=0.9", WHAT),
+    Flag("prevalence", "evaluate", PART, "PPV and NPV where this share of films is positive, too",
+         WHAT),
     Flag("probe", "evaluate", SWITCH, "also without the lungs, and on the lungs alone", WHAT,
          False),
     Flag("masks_from", "evaluate", PLACE, "folder of a run whose decoder finds the lungs of films "

@@ -253,15 +253,15 @@ def sample(
 
 
 def _sample_run(run: SavedNetwork, counts: np.ndarray) -> dict[str, np.ndarray]:
-    areas = bootstrap.auroc(run.labels, run.scores, counts)
-    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.scores))}
+    areas = bootstrap.auroc(run.labels, run.ranks, counts)
+    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.ranks))}
     if run.report["task"] == "multiclass":
         matrices = bootstrap.confusion(run.labels, run.scores, counts)
         decided = decisions.confusion_scores(matrices)
         out |= {title(k): decided[k] for k in MULTICLASS}
     else:
-        precision = bootstrap.average_precision(run.labels, run.scores, counts)
-        known = ranking.average_precision(run.labels, run.scores)
+        precision = bootstrap.average_precision(run.labels, run.ranks, counts)
+        known = ranking.average_precision(run.labels, run.ranks)
         out["macro AP"] = bootstrap.over_labels(precision, known)
     if run.dice is not None:
         out["Dice"] = np.mean([bootstrap.mean(d, counts) for d in run.dice.T], axis=0)
@@ -359,7 +359,6 @@ def _short(value: Any) -> str:
 
 def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     """A panel per label with every entry's ROC curve (one line per seed)."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -368,17 +367,17 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.5 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    colors = matplotlib.colormaps["tab10"](np.arange(len(entries)) % 10)
+    styles = [plots.style(i) for i in range(len(entries))]
     for ax in axes.flat[len(names):]:
         ax.set_axis_off()
     for k, (ax, name) in enumerate(zip(axes.flat, names)):
-        for color, entry in zip(colors, entries):
+        for style, entry in zip(styles, entries):
             areas = []
             for run in entry.runs:
-                x, y, _ = ranking.roc_curve(run.labels[:, k], run.scores[:, k])
-                ax.plot(x, y, color=color, linewidth=1.2, alpha=0.8)
-                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.scores[:, k : k + 1])[0])
-            ax.plot([], [], color=color, label=tables.number(float(np.mean(areas))))
+                x, y, _ = ranking.roc_curve(run.labels[:, k], run.ranks[:, k])
+                ax.plot(x, y, **style, linewidth=1.2, alpha=0.8)
+                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.ranks[:, k : k + 1])[0])
+            ax.plot([], [], **style, label=tables.number(float(np.mean(areas))))
         ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=name.replace("_", " "))
         ax.legend(fontsize=8, loc="lower right", title="AUROC", title_fontsize=8)
@@ -386,7 +385,7 @@ def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
         ax.set_xlabel("1 - specificity")
     for ax in axes[:, 0]:
         ax.set_ylabel("sensitivity")
-    handles = [Line2D([], [], color=c, label=e.name) for c, e in zip(colors, entries)]
+    handles = [Line2D([], [], **style, label=e.name) for style, e in zip(styles, entries)]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(entries)),
                   frameon=False)
     figure.savefig(path, dpi=110)

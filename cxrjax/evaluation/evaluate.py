@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -16,10 +19,12 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation import judge, masks, report
 from cxrjax.evaluation import probe as probing
 from cxrjax.evaluation.provenance import changed, open_films
-from cxrjax.metrics import bootstrap, segmentation
+from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
+from cxrjax.tables import finite
 from cxrjax.training import devices, steps, validation, writers
 from cxrjax.training.restored import Run, restore
+from cxrjax.training.workdir import write_text
 
 
 def predict_split(
@@ -77,7 +82,8 @@ def plot_worst(
 def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
-    masks_from: str | None = None, tta: bool = False,
+    masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
+    prevalence: float | None = None,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
@@ -85,6 +91,8 @@ def main(
     """
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
+    if operating_point:
+        decisions.parse_rule(operating_point)
     try:
         masker = restore(masks_from) if masks_from else None
     except UserError as error:
@@ -95,7 +103,7 @@ def main(
     if probe:
         probing.check(run, films, split, masker or run)
     devices.announce()
-    _evaluate(run, films, workdir, checkpoint, split, folder, tta)
+    _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence)
     if probe:
         result = probing.probe(run, films, split, folder, masker, tta)
         print(probing.summary(result))
@@ -112,10 +120,12 @@ def report_folder(
 def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
+    operating_point: str | None = None, prevalence: float | None = None,
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
-    Decision thresholds are chosen on the validation split and applied as they are.
+    Decision thresholds are chosen on the validation split, applied as they are, and kept in the
+    workdir's thresholds.json.
 
     Args:
       workdir: of the training.
@@ -124,6 +134,9 @@ def evaluate(
       data_dir: where the prepared films are now, if not where they were.
       output: folder of the report; default workdir/evaluation/<split>.
       tta: average over each film and its mirror image.
+      operating_point: how thresholds are chosen: 'youden', 'f1', 'sensitivity=0.95' or
+        'specificity=0.9' (of at least so much); None: f1, for labels that are not one of N.
+      prevalence: PPV and NPV are given where this share of films is positive, too.
 
     Returns:
       The report as written to report.json.
@@ -131,7 +144,28 @@ def evaluate(
     run = restore(workdir, which, tta)
     films = _open(run, split, data_dir)
     folder = report_folder(workdir, split, output)
-    return _evaluate(run, films, workdir, which, split, folder, tta)
+    if operating_point:
+        decisions.parse_rule(operating_point)
+    return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence)
+
+
+def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> None:
+    """Writes the run's thresholds.json: what validation chose, for `predict` to use.
+
+    {'rule', 'checkpoint', 'step', 'tta', 'networks': {name: {label: threshold or null}}}.
+    """
+    points = {name: own["operating point"] for name, own in result["networks"].items()}
+    kept = {
+        "rule": next(iter(points.values()))["rule"],
+        **{key: result["run"][key] for key in ("checkpoint", "step", "tta")},
+        "networks": {name: {label: own["threshold"] for label, own in point["labels"].items()}
+                     for name, point in points.items()},
+    }
+    path = pathlib.Path(workdir) / "thresholds.json"
+    try:
+        write_text(path, json.dumps(finite(kept), indent=1) + "\n")
+    except OSError as error:  # a run on a disk that is only read: the report has them too
+        logging.warning("%s could not be written (%s)", path, error.strerror)
 
 
 def _open(run: Run, split: str, data_dir: str | None) -> Films:
@@ -146,7 +180,7 @@ def _open(run: Run, split: str, data_dir: str | None) -> Films:
 
 def _evaluate(
     run: Run, films: Films, workdir: str | pathlib.Path, which: str, split: str,
-    folder: pathlib.Path, tta: bool,
+    folder: pathlib.Path, tta: bool, operating_point: str | None, prevalence: float | None,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
@@ -161,6 +195,8 @@ def _evaluate(
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
     unit, clusters = films.clusters(films.splits[split])
+    own = {c: films.table[c][films.splits[split]] for c in subgroups.COLUMNS if c in films.table}
+    groups = subgroups.groups(own)
     result = {
         "run": {
             "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
@@ -181,7 +217,8 @@ def _evaluate(
         "networks": {
             name: judge.judge_network(
                 labels, out["logits"], val_labels, val_outputs[name]["logits"], films.labels,
-                films.task, clusters,
+                films.task, clusters, operating_point=operating_point, prevalence=prevalence,
+                groups=groups,
             )
             for name, out in outputs.items()
         },
@@ -197,6 +234,7 @@ def _evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
+    keep_thresholds(workdir, result)
     report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from cxrjax.metrics import _common, bootstrap, calibration, decisions, ranking
+from cxrjax.metrics import bootstrap, calibration, decisions, figures, ranking, subgroups
+from cxrjax.metrics._common import mean_counted
 from cxrjax.metrics.ranking import probabilities
 
 # How the figures of `metrics` are called in reports, and by `data/sets/_published.py`.
@@ -16,6 +17,9 @@ _MACRO = {
     "accuracy": "accuracy", "macro_precision": "macro precision", "macro_recall": "macro recall",
     "macro_f1": "macro F1", "calibration_error": "ECE", "brier": "Brier",
 }
+RULE = "f1"  # how thresholds are chosen where nothing else is asked for
+# What 'nothing found' is called where it is a label of its own (lower case, without blanks).
+HEALTHY = ("nofinding", "normal", "healthy")
 
 
 def judge_network(
@@ -27,69 +31,172 @@ def judge_network(
     task: str,
     clusters: np.ndarray | None = None,
     resamples: int = 1000,
+    *,
+    operating_point: str | None = None,
+    prevalence: float | int | None = None,
+    groups: Mapping[str, Shaped[np.ndarray, " n"]] | None = None,
 ) -> dict[str, Any]:
     """Every figure of one network on one split.
 
     Args:
       labels: NaN = unknown; one-hot for one-of-N.
       logits: of the network.
-      val_labels: of the validation split, where thresholds are chosen (the highest F1).
+      val_labels: of the validation split, where thresholds are chosen.
       val_logits: of the network there.
       names: of the labels.
       task: 'multilabel' or 'multiclass'.
       clusters: patient (or group of duplicates) of each film: the bootstrap draws these. None
         draws films.
       resamples: of the bootstrap of the 95% intervals.
+      operating_point: the rule of `decisions.choose_thresholds`; None: the highest F1.
+      prevalence: PPV and NPV are given for this one too.
+      groups: of the films, from `subgroups.groups`.
 
     Returns:
-      {'macro': {figure: value}, 'per_label': {label: {figure: value}}} and, for one-of-N,
-      'confusion' (truth by answer). What the films do not define is nan. Means are over the labels
-      that have both kinds of films ('classes judged'); those of decisions (F1, sensitivity,
+      'figures': all of them with intervals and counts, as `figures.of_labels` gives them, and for
+      one-of-N 'answers', those of the class of the highest probability. 'operating point': the
+      rule, and each label's threshold with its figures. 'reliability': {label: points}.
+      'subgroups' and 'under-diagnosis' where there are groups. 'confusion' (truth by answer) for
+      one-of-N.
+
+      'macro' {figure: value, figure low, figure high} and 'per_label' {label: {figure: value}} are
+      the chosen ones that `compare` reads. What the films do not define is nan. Means are over the
+      labels that have both kinds of films ('classes judged'); those of decisions (F1, sensitivity,
       specificity of multi-label) over those of them that have a threshold ('classes decided').
     """
     scores, val_scores = probabilities(logits, task), probabilities(val_logits, task)
-    auroc = ranking.auroc(labels, scores)
-    ap = ranking.average_precision(labels, scores)
+    ranks = ranking.log_odds(logits, task)
     one = decisions.multiclass(labels, scores) if task == "multiclass" else {}
-    thresholds = decisions.choose_thresholds(val_labels, val_scores, "f1")
-    counted_at = decisions.at_thresholds(labels, scores, thresholds)
+    rule = operating_point or RULE
+    thresholds = decisions.choose_thresholds(val_labels, val_scores, rule)
+    at_threshold = np.nan_to_num(scores, nan=-1) >= thresholds
     # Of one-of-N the class of the highest probability is the answer, and no threshold is used.
-    decided = decisions.class_scores(one["confusion"]) if one else counted_at
+    if one:
+        called = np.eye(len(names), dtype=bool)[scores.argmax(axis=1)]
+        decided = np.ones(len(names), bool)
+    else:
+        called, decided = at_threshold, ~np.isnan(thresholds)
     counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
-    samples = bootstrap.auroc(labels, scores, counts)
-    means = bootstrap.over_labels(samples, auroc)
-    low, high = bootstrap.interval(np.column_stack([samples, means]))
+    found = figures.of_labels(labels, ranks, scores, called, decided, counts, names, clusters)
+    own = found["labels"]
+    # Of one-of-N a class that is never the answer has precision 0.
+    precision = decisions.class_scores(one["confusion"])["precision"] if one else None
     per_label = {
         name: {
-            "AUROC": auroc[k], "AUROC low": low[k], "AUROC high": high[k], "AP": ap[k],
-            "F1": decided["f1"][k], "precision": decided["precision"][k],
-            "sensitivity": decided["sensitivity"][k], "specificity": decided["specificity"][k],
+            "AUROC": own[name]["AUROC"]["value"], "AUROC low": own[name]["AUROC"]["low"],
+            "AUROC high": own[name]["AUROC"]["high"], "AP": own[name]["AP"]["value"],
+            "F1": own[name]["F1"]["value"],
+            "precision": own[name]["PPV"]["value"] if precision is None else precision[k],
+            "sensitivity": own[name]["sensitivity"]["value"],
+            "specificity": own[name]["specificity"]["value"],
             **({} if one else {"threshold": thresholds[k]}),
-            "positives": int(counted_at["positives"][k]), "films": int(counted_at["films"][k]),
+            "positives": own[name]["AUROC"]["positives"], "films": own[name]["AUROC"]["n"],
         }
         for k, name in enumerate(names)
     }
-    mean, counted = _common.mean_counted(auroc)
-    judged = ~np.isnan(auroc)
-
-    def over(values: np.ndarray, which: np.ndarray = judged) -> float:
-        return _common.mean_counted(np.where(which, values, np.nan))[0]
-
-    macro = {
-        "macro AUROC": mean, "macro AUROC low": low[-1], "macro AUROC high": high[-1],
-        "classes judged": counted, "classes": len(names),
-        "resamples": float(np.isfinite(means).mean()), "macro AP": over(ap),
+    areas = np.array([row["AUROC"] for row in per_label.values()])
+    macro: dict[str, Any] = {
+        **_named("macro AUROC", found["macro"]["AUROC"]),
+        "classes judged": mean_counted(areas)[1], "classes": len(names),
+        "resamples": found["macro"]["AUROC"]["resamples"],
+        **_named("macro AP", found["macro"]["AP"]),
     }
-    out = {"macro": macro, "per_label": per_label}
+    out: dict[str, Any] = {"macro": macro, "per_label": per_label, "figures": found}
     if one:
-        macro.update({title: one[key] for key, title in _MACRO.items()})
+        found["answers"] = _answers(labels, scores, called, one, counts, clusters)
+        for title in _MACRO.values():
+            macro.update(_named(title, found["answers"][title]))
         out["confusion"] = one["confusion"].tolist()
     else:
-        known = judged & ~np.isnan(thresholds)
-        macro["classes decided"] = int(known.sum())
-        for key, title in (("f1", "F1"), ("sensitivity", "sensitivity"),
-                           ("specificity", "specificity")):
-            macro[f"macro {title}"] = over(decided[key], known)
-        macro["Brier"] = over(calibration.brier(labels, scores))
-        macro["ECE"] = over(calibration.calibration_error(labels, scores))
+        macro["classes decided"] = int((~np.isnan(areas) & decided).sum())
+        for title in ("F1", "sensitivity", "specificity"):
+            macro.update(_named(f"macro {title}", found["macro"][title]))
+        for title in ("Brier", "ECE"):
+            macro.update(_named(title, found["macro"][title]))
+    out["operating point"] = {
+        "rule": rule, "chosen": operating_point is not None, "prevalence": prevalence,
+        "labels": {
+            name: _operating(labels[:, k], at_threshold[:, k], thresholds[k], clusters, prevalence)
+            for k, name in enumerate(names)
+        },
+    }
+    out["reliability"] = {
+        name: {key: v.tolist() for key, v in
+               calibration.reliability(labels[:, k], scores[:, k]).items()}
+        for k, name in enumerate(names) if not np.isnan(labels[:, k]).all()
+    }
+    if groups:
+        out["subgroups"] = subgroups.judge(
+            labels, ranks, called, decided, names, groups, clusters
+        )
+        healthy, said = _healthy(labels, called, decided, names, task)
+        out["under-diagnosis"] = subgroups.under_diagnosis(healthy, said, groups, clusters)
     return out
+
+
+def positive_labels(names: Sequence[str], task: str) -> list[int]:
+    """The labels that a table or a picture needs: of two classes one, as the other mirrors it.
+
+    That is the second one, or the first where the second is called normal.
+    """
+    if task != "multiclass" or len(names) != 2:
+        return list(range(len(names)))
+    return [0 if _plain(names[1]) in HEALTHY else 1]
+
+
+def _named(title: str, figure: Mapping[str, Any]) -> dict[str, float]:
+    return {title: figure["value"], f"{title} low": figure["low"], f"{title} high": figure["high"]}
+
+
+def _answers(
+    labels: np.ndarray, scores: np.ndarray, called: np.ndarray, one: Mapping[str, Any],
+    counts: np.ndarray, patients: np.ndarray | None,
+) -> dict[str, Any]:
+    """The figures of one-of-N by the class of the highest probability, called as in `_MACRO`."""
+    known = ~np.isnan(labels).any(axis=1)
+    right = np.where(known, (np.nan_to_num(labels) * called).sum(axis=1), np.nan)
+    drawn = decisions.confusion_scores(bootstrap.confusion(labels, scores, counts))
+    found = {"accuracy": figures.share(right == 1, known, patients, None)}
+    counts_of = {key: found["accuracy"][key] for key in ("n", "positives", "patients")}
+    for key in ("macro_precision", "macro_recall", "macro_f1"):
+        found[_MACRO[key]] = figures.resampled(one[key], drawn[key], counts_of)
+    squares = ((scores - labels) ** 2).sum(axis=1)
+    found["Brier"] = figures.of_films(squares, counts, patients)
+    found["ECE"] = figures.calibration_error(right, scores.max(axis=1), counts, patients)
+    return found
+
+
+def _operating(
+    labels: np.ndarray, called: np.ndarray, threshold: float, patients: np.ndarray | None,
+    prevalence: float | None,
+) -> dict[str, Any]:
+    """One label's threshold and what it gives; {'threshold': nan} where none could be chosen."""
+    if np.isnan(threshold):
+        return {"threshold": float("nan")}
+    positives = int(np.nansum(labels))
+    own = figures.shares_of_calls(labels, called, patients, positives)
+    if prevalence is not None:
+        own |= figures.at_prevalence(own["sensitivity"], own["specificity"], prevalence)
+    return {"threshold": float(threshold), **own}
+
+
+def _healthy(
+    labels: np.ndarray, called: np.ndarray, decided: np.ndarray, names: Sequence[str], task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which films have no finding (1, 0 or NaN), and of which the network says so.
+
+    By the label for it where there is one; else a film without any of the findings, those left out
+    that have no threshold.
+    """
+    for k, name in enumerate(names):
+        if _plain(name) in HEALTHY and decided[k]:
+            return labels[:, k], called[:, k]
+    if task == "multiclass" or not decided.any():
+        return np.full(len(labels), np.nan), np.zeros(len(labels), bool)
+    own = labels[:, decided]
+    ill, known = (own == 1).any(axis=1), ~np.isnan(own).any(axis=1)
+    return np.where(ill, 0.0, np.where(known, 1.0, np.nan)), ~called[:, decided].any(axis=1)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "").replace("_", "")

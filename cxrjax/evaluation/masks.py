@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Real
 
 from cxrjax.metrics.segmentation import SCORES
 
-COLORS = ("tab:cyan", "tab:orange", "tab:pink", "tab:olive")
+COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73")  # of Okabe & Ito, as in `plots`
 
 
 def write_scores(

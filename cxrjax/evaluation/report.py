@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cxrjax.evaluation.plots import plot_confusion, plot_curves
-from cxrjax.metrics.ranking import probabilities
+from cxrjax.evaluation import html, plots, sections, spreadsheets
+from cxrjax.evaluation.judge import positive_labels
+from cxrjax.metrics.ranking import log_odds, probabilities
 from cxrjax.tables import finite, interval, number, table
 from cxrjax.training.workdir import write_text
 
@@ -27,7 +28,7 @@ def write(
     published: Sequence[Any] = (),
     clusters: Mapping[str, np.ndarray | None] | None = None,
 ) -> None:
-    """Writes report.md, report.json, predictions.csv and the curves of every network.
+    """Writes the report (.md, .html, .json), its figures and predictions as CSV, its pictures.
 
     Args:
       folder: made where it is missing.
@@ -41,18 +42,31 @@ def write(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    names, task = report["labels"], report["task"]
     write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
-    write_text(folder / "report.md", markdown(report, published))
-    scores = {n: probabilities(z, report["task"]) for n, z in logits.items()}
-    write_predictions(
-        folder / "predictions.csv", ids, report["labels"], scores, labels, clusters
-    )
-    for name, probs in scores.items():
-        plot_curves(folder / f"roc_{name}.png", labels, probs, report["labels"], "roc")
-        plot_curves(folder / f"pr_{name}.png", labels, probs, report["labels"], "pr")
-        if "confusion" in report["networks"][name]:
-            matrix = np.asarray(report["networks"][name]["confusion"])
-            plot_confusion(folder / f"confusion_{name}.png", matrix, report["labels"], name)
+    scores = {n: probabilities(z, task) for n, z in logits.items()}
+    write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits)
+    spreadsheets.write(folder, report["networks"], labels, scores, names)
+    shown = positive_labels(names, task)
+    own = [names[k] for k in shown]
+    for name, z in logits.items():
+        ranks, judged = log_odds(z, task)[:, shown], report["networks"][name]
+        plots.plot_curves(folder / f"roc_{name}.png", labels[:, shown], ranks, own, "roc")
+        plots.plot_curves(folder / f"pr_{name}.png", labels[:, shown], ranks, own, "pr")
+        points = {label: judged["reliability"][label] for label in own
+                  if label in judged.get("reliability", ())}
+        if points:
+            plots.plot_reliability(folder / f"reliability_{name}.png", points)
+        plots.plot_decisions(
+            folder / f"decisions_{name}.png", labels[:, shown], scores[name][:, shown], own
+        )
+        if "confusion" in judged:
+            matrix = np.asarray(judged["confusion"])
+            plots.plot_confusion(folder / f"confusion_{name}.png", matrix, names, name)
+    text = markdown(report, published)
+    write_text(folder / "report.md", text)
+    title = f"{report['split']} split of {report['run']['workdir']}"
+    write_text(folder / "report.html", html.page(text, folder, title))
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -88,19 +102,8 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
     ]
     lines += ["## Networks", "", *_macro_table(report)]
     for name, judged in report["networks"].items():
-        m = judged["macro"]
-        lines += [
-            "", f"## {name}", "",
-            _means_line(m), "", *_label_table(judged),
-        ]
-        if "confusion" in judged:
-            lines += ["", "Films by truth (row) and answer (column):", "",
-                      *table(["", *report["labels"]],
-                              [[label, *row] for label, row in
-                               zip(report["labels"], judged["confusion"])])]
-        if "masks" in judged:
-            lines += ["", *_mask_table(judged), "",
-                      f"Film by film in masks.csv; the worst ones in masks_{name}.png."]
+        lines += ["", f"## {name}", "",
+                  *sections.of_network(name, judged, report["labels"], report["task"])]
     lines += published_tables(report, published)
     return "\n".join(lines) + "\n"
 
@@ -111,25 +114,14 @@ def _decision_lines(report: Mapping[str, Any]) -> list[str]:
         lines = ["- answers: the class of the highest probability (F1, precision, sensitivity, "
                  "specificity, matrix); AUROC and AP: each class against the rest"]
     else:
-        lines = ["- thresholds: highest F1 on the validation split, applied as they are"]
+        rules = {judged.get("operating point", {}).get("rule", "f1")
+                 for judged in report["networks"].values()}
+        words = ", ".join(sections.rule(r) for r in sorted(rules))
+        lines = [f"- thresholds: {words} on the validation split, applied as they are"]
     if report["split"] == "val":
         lines += ["- **too good**: the checkpoint and the thresholds were chosen on these very "
                   "films"]
     return lines
-
-
-def _means_line(m: Mapping[str, Any]) -> str:
-    line = (
-        f"Means over the {m['classes judged']} of {m['classes']} classes that could be judged (a "
-        "class without positives, or without negatives, cannot)"
-    )
-    if m.get("classes decided", m["classes judged"]) != m["classes judged"]:
-        line += (f"; F1, sensitivity and specificity over {m['classes decided']}, as the others "
-                 "have no threshold: validation has films of one kind only")
-    if m.get("resamples", 1.0) < 1.0:
-        line += (f"; {m['resamples']:.1%} of the resamples could judge all of them, the interval "
-                 "is of these")
-    return line + "."
 
 
 def _convergence_line(run: Mapping[str, Any]) -> list[str]:
@@ -159,27 +151,6 @@ def _macro_table(report: Mapping[str, Any]) -> list[str]:
         ]
         rows.append([name, *cells])
     return table(["network", *keys], rows)
-
-
-def _label_table(judged: Mapping[str, Any]) -> list[str]:
-    last = ["AP", "F1", "precision", "sensitivity", "specificity", "threshold"]
-    last = [k for k in last if any(k in f for f in judged["per_label"].values())]
-    rows = [
-        [label, f"{f['positives']:,} of {f['films']:,}", number(f["AUROC"]),
-         interval(f["AUROC low"], f["AUROC high"]), *(number(f[k]) for k in last)]
-        for label, f in judged["per_label"].items()
-    ]
-    return table(["finding", "positives", "AUROC", "95% interval", *last], rows)
-
-
-def _mask_table(judged: Mapping[str, Any]) -> list[str]:
-    titles = ["structure", "films with a mask", "Dice", "95% interval", "IoU", "HD95 (pixels)"]
-    rows = [
-        [structure, f["films"], number(f["Dice"]),
-         interval(f["Dice low"], f["Dice high"]), number(f["IoU"]),
-         f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
-    ]
-    return table(titles, rows)
 
 
 def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
@@ -227,21 +198,24 @@ def write_predictions(
     scores: Mapping[str, Float[np.ndarray, "n k"]],
     labels: Float[np.ndarray, "n k"] | None = None,
     clusters: Mapping[str, np.ndarray | None] | None = None,
+    logits: Mapping[str, Float[np.ndarray, "n k"]] | None = None,
 ) -> None:
-    """One row per film and network: id, network, probabilities, labels and patient where given.
+    """One row per film and network: id, probabilities; logits, labels and patient where given.
 
-    Probabilities are written with all their digits, so that figures made from the file are those
-    of the report.
+    Numbers are written with all their digits, so that figures made from the file are those of the
+    report. Of two probabilities that are 1.0 the logits say which film comes first.
     """
     columns = {c: v for c, v in (clusters or {}).items() if v is not None}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         truth = [f"label {n}" for n in names] if labels is not None else []
-        writer.writerow(["id", "network", *names, *truth, *columns])
+        before = [f"logit {n}" for n in names] if logits is not None else []
+        writer.writerow(["id", "network", *names, *before, *truth, *columns])
         for network, probs in scores.items():
             for i, film in enumerate(ids):
                 known = []
                 if labels is not None:
                     known = ["" if np.isnan(v) else int(v) for v in labels[i]]
                 own = [values[i] for values in columns.values()]
-                writer.writerow([film, network, *map(repr, probs[i].tolist()), *known, *own])
+                raw = [] if logits is None else map(repr, logits[network][i].tolist())
+                writer.writerow([film, network, *map(repr, probs[i].tolist()), *raw, *known, *own])

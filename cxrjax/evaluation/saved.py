@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cxrjax.errors import UserError
+from cxrjax.metrics.ranking import log_odds
 from cxrjax.names import program
 from cxrjax.training.saved_configs import in_todays_names
 
@@ -37,6 +38,8 @@ class SavedNetwork:
       labels: f64[N, K], NaN = unknown.
       clusters: patient or group of each film, None where they are not known.
       scores: probabilities f64[N, K].
+      ranks: what AUROC and AP order the films by, f64[N, K]: the log-odds, or the probabilities
+        where the evaluation is from before 0.2 and has no logits.
       dice: f64[N, M], NaN for films without a mask; None without a decoder.
     """
 
@@ -47,6 +50,7 @@ class SavedNetwork:
     labels: Float[np.ndarray, "n k"]
     clusters: np.ndarray | None
     scores: Float[np.ndarray, "n k"]
+    ranks: Float[np.ndarray, "n k"]
     dice: Float[np.ndarray, "n m"] | None
 
     @property
@@ -89,6 +93,7 @@ def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[SavedNetwork]:
     with (folder / "predictions.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     truth = [header.index(f"label {n}") for n in names]
+    logits = [header.index(f"logit {n}") for n in names if f"logit {n}" in header]
     cluster = next((i for i, c in enumerate(header) if i > max(truth)), None)
     by_network: dict[str, list[list[str]]] = {}
     for row in rows:
@@ -101,12 +106,16 @@ def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[SavedNetwork]:
         if network in masks:
             unknown = [np.nan] * len(judged["structures"])
             dice = np.array([masks[network].get(i, unknown) for i in ids], float)
+        scores = np.array([row[2 : 2 + len(names)] for row in own], float)
+        ranks = scores
+        if len(logits) == len(names):
+            ranks = log_odds(np.array([[row[i] for i in logits] for row in own], float),
+                             judged["task"])
         found.append(SavedNetwork(
             workdir=workdir, network=network, report=judged, ids=ids,
             labels=np.array([[float(row[i] or "nan") for i in truth] for row in own]),
             clusters=None if cluster is None else np.array([row[cluster] for row in own]),
-            scores=np.array([row[2 : 2 + len(names)] for row in own], float),
-            dice=dice,
+            scores=scores, ranks=ranks, dice=dice,
         ))
     return found
 
@@ -155,6 +164,7 @@ def aligned(networks: Sequence[SavedNetwork]) -> list[SavedNetwork]:
         order = [position[film] for film in first.ids]
         moved = dataclasses.replace(
             other, ids=first.ids, labels=other.labels[order], scores=other.scores[order],
+            ranks=other.ranks[order],
             clusters=None if other.clusters is None else other.clusters[order],
             dice=None if other.dice is None else other.dice[order],
         )

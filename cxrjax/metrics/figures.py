@@ -71,7 +71,8 @@ def of_labels(
 
     Returns:
       {'labels': {name: {title: figure}}, 'macro': {title: figure}, 'micro': {title: figure}}. Means
-      are over the labels with both kinds of films, those of decisions over the decided ones.
+      are over the labels with both kinds of films, those of decisions over the decided ones;
+      'resamples' of the mean AUROC is the share of them that could judge all of its labels.
     """
     everyone = np.ones(len(labels), bool)
     values: dict[str, np.ndarray] = {"AUROC": ranking.auroc(labels, ranks)}
@@ -109,12 +110,14 @@ def of_labels(
             *intervals.auroc_interval(labels[:, k], ranks[:, k], patients, level),
             **counts_of, method=AREA,
         )
-        own["AP"] = _resampled(values["AP"][k], samples["AP"][:, k], counts_of, level)
+        own["AP"] = resampled(values["AP"][k], samples["AP"][:, k], counts_of, level)
         own["AP"]["prevalence"] = float(np.nanmean(labels[:, k])) if known.any() else np.nan
         answers = called[:, k] if decided[k] else None
-        own.update(_shares(labels[:, k], answers, patients, counts_of["positives"], level))
+        own.update(
+            shares_of_calls(labels[:, k], answers, patients, counts_of["positives"], level)
+        )
         for title in (*COUNTED, "Brier", "Brier skill", "ECE", "ECE equal mass"):
-            own[title] = _resampled(values[title][k], samples[title][:, k], counts_of, level)
+            own[title] = resampled(values[title][k], samples[title][:, k], counts_of, level)
         slope, intercept, large = calibration.slope_and_intercept(labels[:, k], ranks[:, k])
         for title, value in (("calibration slope", slope), ("calibration intercept", intercept),
                              ("calibration in the large", large)):
@@ -125,8 +128,10 @@ def of_labels(
         which = judged & (decided if title in SHARES + COUNTED else True)
         value = np.where(which, values[title], np.nan)
         mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
-        found = _resampled(mean, bootstrap.over_labels(samples[title], value), counts_of, level)
+        found = resampled(mean, bootstrap.over_labels(samples[title], value), counts_of, level)
         out["macro"][title] = {**found, "labels": int(np.isfinite(value).sum())}
+    means = bootstrap.over_labels(samples["AUROC"], values["AUROC"])
+    out["macro"]["AUROC"]["resamples"] = float(np.isfinite(means).mean())
     out["micro"] = _micro(labels, ranks, total, np.stack(cells, axis=-1), decided, counts_of,
                           patients, level)
     return out
@@ -167,29 +172,83 @@ def _cells(labels: np.ndarray, called: np.ndarray) -> tuple[int, int, int, int]:
             int((n & ~called).sum()))
 
 
-def _shares(
-    labels: np.ndarray, called: np.ndarray | None, patients: np.ndarray | None, positives: int,
-    level: float,
+def shares_of_calls(
+    labels: Real[np.ndarray, " n"], called: Bool[np.ndarray, " n"] | None,
+    patients: Shaped[np.ndarray, " n"] | None, positives: int, level: float = 0.95,
 ) -> dict[str, Figure]:
-    """The figures that are shares of films, each of its own films."""
-    out = {}
+    """The figures of one label that are shares of films, each of its own films.
+
+    Args:
+      labels: 0, 1 or NaN.
+      called: which films are called positive; None where there is no such answer.
+      patients: of each film.
+      positives: of the label.
+      level: of the intervals.
+    """
     known = ~np.isnan(labels)
     y = labels == 1
-    for title in SHARES:
-        if called is None:
-            out[title] = figure(np.nan, n=0, positives=positives, patients=None, method=WILSON)
-            continue
-        hits, of = {
-            "accuracy": (y == called, known), "sensitivity": (called, y),
-            "specificity": (~called, known & ~y), "PPV": (y, known & called),
-            "NPV": (~y, known & ~called),
-        }[title]
-        value = hits[of].mean() if of.any() else np.nan
+    if called is None:
+        return {title: figure(np.nan, n=0, positives=positives, patients=None, method=WILSON)
+                for title in SHARES}
+    parts = {
+        "accuracy": (y == called, known), "sensitivity": (called, y),
+        "specificity": (~called, known & ~y), "PPV": (y, known & called),
+        "NPV": (~y, known & ~called),
+    }
+    return {title: share(hits, of, patients, positives, level)
+            for title, (hits, of) in parts.items()}
+
+
+def share(
+    hits: Bool[np.ndarray, " n"], of: Bool[np.ndarray, " n"],
+    patients: Shaped[np.ndarray, " n"] | None, positives: int | None, level: float = 0.95,
+) -> Figure:
+    """Which part of the films `of` are `hits`, with Wilson's interval."""
+    value = hits[of].mean() if of.any() else np.nan
+    return figure(value, *intervals.proportion_interval(hits, of, patients, level), n=of.sum(),
+                  positives=positives, patients=_units(patients, of), method=WILSON)
+
+
+def at_prevalence(
+    sensitivity: Figure, specificity: Figure, prevalence: float | int
+) -> dict[str, Figure]:
+    """PPV and NPV where another share of the films is positive, from the two figures.
+
+    Their odds are a likelihood ratio times the odds of the prevalence, and the interval is that of
+    the ratio (`intervals.ratio_interval`).
+    """
+    se, sp = ([f[key] for key in ("value", "low", "high")] for f in (sensitivity, specificity))
+    missed, false = ([1 - f[0], 1 - f[2], 1 - f[1]] for f in (se, sp))
+    ppv, npv = decisions.at_prevalence(np.array(se[0]), np.array(sp[0]), prevalence)
+    odds = prevalence / (1 - prevalence)
+    out = {}
+    for title, value, top, bottom, prior in (
+        ("PPV at prevalence", ppv, se, false, odds),
+        ("NPV at prevalence", npv, sp, missed, 1 / odds),
+    ):
+        ends = np.array(intervals.ratio_interval(*top, *bottom)) * prior
+        low, high = (float(e / (1 + e)) if np.isfinite(e) else (1.0 if e > 0 else np.nan)
+                     for e in ends)
+        patients = [f["patients"] for f in (sensitivity, specificity)]
         out[title] = figure(
-            value, *intervals.proportion_interval(hits, of, patients, level), n=of.sum(),
-            positives=positives, patients=_units(patients, of), method=WILSON,
+            value, low, high, n=sensitivity["n"] + specificity["n"],
+            positives=sensitivity["positives"],
+            patients=None if None in patients else max(patients), method="ratio of Wilson's",
         )
     return out
+
+
+def calibration_error(
+    right: Real[np.ndarray, " n"], confidence: Float[np.ndarray, " n"],
+    counts: Float32[np.ndarray, "n r"], patients: Shaped[np.ndarray, " n"] | None = None,
+    level: float = 0.95,
+) -> Figure:
+    """ECE of the answers to one-of-N: how often they are right (1, 0, NaN) and how sure."""
+    known = ~np.isnan(right)
+    value = calibration.calibration_error(right[:, None], confidence[:, None])
+    drawn = _label_sums(right, confidence, known, counts)["ECE"][:, None]
+    counts_of = {"n": known.sum(), "positives": None, "patients": _units(patients, known)}
+    return resampled(value[0], centred(drawn, value)[:, 0], counts_of, level)
 
 
 def _micro(
@@ -209,13 +268,14 @@ def _micro(
         value = decisions.of_counts(*np.array(total, float)[decided].sum(axis=0)[:, None])
         drawn = decisions.of_counts(*np.nansum(cells[..., decided], axis=-1))
         for title in (*SHARES, *COUNTED):
-            out[title] = _resampled(value[title][0], drawn[title], counts_of, level)
+            out[title] = resampled(value[title][0], drawn[title], counts_of, level)
     return out
 
 
-def _resampled(
-    value: float | np.ndarray, samples: np.ndarray, counts_of: dict[str, Any], level: float
+def resampled(
+    value: float | np.ndarray, samples: np.ndarray, counts_of: dict[str, Any], level: float = 0.95
 ) -> Figure:
+    """A figure with the percentiles of its bootstrap; `counts_of`: n, positives, patients."""
     low, high = bootstrap.interval(samples, level)
     if np.isnan(value):
         low = high = np.nan
@@ -237,7 +297,7 @@ def of_films(
     known = ~np.isnan(values)
     counts_of = {"n": known.sum(), "positives": None, "patients": _units(patients, known)}
     value = values[known].mean() if known.any() else np.nan
-    return _resampled(value, bootstrap.mean(values, counts), counts_of, level)
+    return resampled(value, bootstrap.mean(values, counts), counts_of, level)
 
 
 def _units(patients: np.ndarray | None, which: np.ndarray) -> int | None:

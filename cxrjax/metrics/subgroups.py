@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Real, Shaped
 
 from cxrjax.metrics import intervals, ranking
-from cxrjax.metrics.figures import AREA, WILSON, Figure, figure
+from cxrjax.metrics.figures import AREA, figure, share
 
 AGES = (20, 40, 60, 80)  # where a band ends, in years
 COLUMNS = ("sex", "age", "view", "site")
@@ -95,7 +95,7 @@ def judge(
                 row = {**where, "AUROC": figure(area, low, high, **counts, method=AREA)}
                 for title, of, hits in (("sensitivity", known & y, called[:, k]),
                                         ("specificity", known & ~y, ~called[:, k])):
-                    row[title] = _share(hits, of, positives, patients) if decided[k] else None
+                    row[title] = share(hits, of, patients, positives) if decided[k] else None
                 rows.append(row)
     unknown = {column: int((group == "").sum()) for column, group in by.items()}
     return {"rows": rows, "left out": left_out, "unknown": unknown}
@@ -131,19 +131,10 @@ def under_diagnosis(
                 continue
             rows.append({
                 "by": column, "group": value,
-                "under-diagnosis": _share(called_healthy, of_ill, int(of_ill.sum()), patients),
-                "over-diagnosis": _share(~called_healthy, of_well, int(of_well.sum()), patients),
+                "under-diagnosis": share(called_healthy, of_ill, patients, int(of_ill.sum())),
+                "over-diagnosis": share(~called_healthy, of_well, patients, int(of_well.sum())),
             })
     return rows
-
-
-def _share(
-    hits: np.ndarray, of: np.ndarray, positives: int, patients: np.ndarray | None
-) -> Figure:
-    own = None if patients is None else len(np.unique(np.asarray(patients)[of]))
-    value = hits[of].mean() if of.any() else np.nan
-    return figure(value, *intervals.proportion_interval(hits, of, patients), n=of.sum(),
-                  positives=positives, patients=own, method=WILSON)
 
 
 def _order(group: np.ndarray) -> list[str]:

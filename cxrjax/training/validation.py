@@ -142,7 +142,7 @@ def quick_scores(
 ) -> dict[str, float]:
     """What is watched in training: unweighted loss, macro AUROC, and accuracy for one-of-N."""
     scores = probabilities(logits, task)
-    auroc = _common.mean_counted(ranking.auroc(labels, scores))[0]
+    auroc = _common.mean_counted(ranking.auroc(labels, ranking.log_odds(logits, task)))[0]
     answers, truth = jnp.asarray(logits), jnp.asarray(labels)
     if task == "multilabel":
         loss = losses.masked_mean(losses.bce(answers, truth), ~jnp.isnan(truth))

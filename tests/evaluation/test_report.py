@@ -47,7 +47,7 @@ def test_a_class_that_cannot_be_judged_is_counted_out():
     assert network["macro"]["classes judged"] == 1
     assert network["macro"]["macro AUROC"] == 1.0
     page = report.markdown({**judged()[0], "networks": {"net": network}})
-    assert "1 of 2 classes that could be judged" in page and "| b | 0 of 3 | - |" in page
+    assert "1 of 2 classes that could be judged" in page and "| b \\* | 0 of 3 | - | - |" in page
 
 
 def test_means_are_over_the_same_labels():
@@ -126,3 +126,91 @@ def test_files_can_be_read_again(tmp_path, task):
     pictures = {p.name for p in tmp_path.glob("*.png")}
     assert {"roc_net.png", "pr_net.png"} <= pictures
     assert ("confusion_net.png" in pictures) == (task == "multiclass")
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+def many(films=120, seed=0, n=2):
+    """Labels, one of them rare, and logits that know something of them."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((films, n)) < np.array([0.4, 0.05])[:n]).astype(np.float32)
+    return labels, (2 * labels - 1 + rng.normal(0, 1.5, labels.shape)).astype(np.float32)
+
+
+def test_every_figure_has_its_interval_and_few_positives_are_marked(tmp_path):
+    labels, logits = many()
+    val = many(seed=1)
+    sex = {"sex": np.where(np.arange(120) % 2, "F", "M")}
+    network = judge.judge_network(
+        labels, logits, *val, LABELS, "multilabel", np.arange(120) // 2, 50,
+        operating_point="sensitivity=0.9", prevalence=0.02, groups=sex,
+    )
+    result = {**judged()[0], "networks": {"net": network}, "films": 120}
+    ids = [f"<b>film{i}" for i in range(120)]
+    report.write(tmp_path, result, ids, labels, {"net": logits})
+    few = int(labels[:, 1].sum())
+    assert few < 20 <= labels[:, 0].sum()
+    page = (tmp_path / "report.md").read_text()
+    assert f"| b \\* | {few} of 120 | " in page and "| a | " in page and "| a \\*" not in page
+    for row in rows_of(tmp_path / "figures.csv"):
+        known = row["value"] and row["method"] and row["method"] != "maximum likelihood"
+        assert not known or float(row["low"]) <= float(row["value"]) <= float(row["high"]), row
+        assert (row["fewer than 20 positives"] == "yes") == (0 <= int(row["positives"] or 99) < 20)
+    # The threshold is validation's, and the figures at it are the test's.
+    point = network["operating point"]["labels"]["a"]
+    scores = ranking.probabilities(val[1], "multilabel")[:, 0]
+    assert np.mean(scores[val[0][:, 0] == 1] >= point["threshold"]) >= 0.9
+    called = ranking.probabilities(logits, "multilabel")[:, 0] >= point["threshold"]
+    se, sp = called[labels[:, 0] == 1].mean(), (~called)[labels[:, 0] == 0].mean()
+    assert point["sensitivity"]["value"] == pytest.approx(se)
+    own = point["PPV at prevalence"]
+    assert own["value"] == pytest.approx(0.02 * se / (0.02 * se + 0.98 * (1 - sp)))
+    assert own["low"] < own["value"] < own["high"] < point["PPV"]["value"]
+    assert "sensitivity of at least 0.9" in page and "2.00% of the films are positive" in page
+    by = {(r["by"], r["group"], r["label"]) for r in network["subgroups"]["rows"]}
+    assert by <= {("sex", "F", "a"), ("sex", "M", "a")} and by
+    assert {r["label"] for r in network["subgroups"]["left out"]} >= {"b"}
+    curve = rows_of(tmp_path / "decision_curves.csv")[0]
+    assert curve["threshold"] == "0.01"
+    assert float(curve["of acting on all"]) == pytest.approx(
+        labels[:, 0].mean() - (1 - labels[:, 0].mean()) / 99)
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    result, labels, logits = judged(task="multiclass")
+    result["run"]["workdir"] = "<script>w"
+    report.write(tmp_path, result, [f"film{i}" for i in range(4)], labels, {"net": logits})
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5 and 'src="roc' not in page
+    assert "<script>" not in page and "<table>" in page
+
+
+def test_one_class_of_two_is_shown():
+    assert judge.positive_labels(("Normal", "Pneumonia"), "multiclass") == [1]
+    assert judge.positive_labels(("Pneumonia", "No Finding"), "multiclass") == [0]
+    assert judge.positive_labels(("Normal", "Pneumonia"), "multilabel") == [0, 1]
+    page = report.markdown(judged(task="multiclass")[0])
+    assert "| b \\* | 2 of 4 |" in page and "| a \\* |" not in page
+
+
+def test_saturated_probabilities_are_ranked_by_their_logits():
+    labels = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    logits = np.array([[90, 80], [60, 80], [70, 80], [50, 90]], np.float32)
+    network = judge.judge_network(labels, logits, labels, logits, LABELS, "multilabel",
+                                  resamples=20)
+    assert [own["AUROC"] for own in network["per_label"].values()] == [1.0, 0.75]
+
+
+def test_answers_of_one_of_n_have_intervals():
+    rng = np.random.default_rng(2)
+    labels = np.eye(3, dtype=np.float32)[rng.integers(0, 3, 90)]
+    logits = (labels + rng.normal(0, 1, labels.shape)).astype(np.float32)
+    network = judge.judge_network(labels, logits, labels, logits, ("a", "b", "c"), "multiclass",
+                                  np.arange(90) // 2, 100)
+    macro = network["macro"]
+    for title in ("accuracy", "macro F1", "macro recall", "ECE", "Brier"):
+        assert macro[f"{title} low"] < macro[title] < macro[f"{title} high"]
+    probs = ranking.probabilities(logits, "multiclass")
+    assert macro["Brier"] == pytest.approx(np.mean(((probs - labels) ** 2).sum(1)))

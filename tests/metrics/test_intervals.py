@@ -138,3 +138,24 @@ def test_seeds_by_hand():
 def test_what_rests_on_few_positives_is_marked():
     assert intervals.few({"positives": 19}) and not intervals.few({"positives": 20})
     assert not intervals.few({"positives": None})
+
+
+def test_interval_of_a_ratio_by_hand():
+    # Donner & Zou: at zero variance of one it is the other's interval scaled.
+    low, high = intervals.ratio_interval(0.8, 0.7, 0.9, 0.2, 0.2, 0.2)
+    assert (low, high) == (pytest.approx(3.5), pytest.approx(4.5))
+    low, high = intervals.ratio_interval(0.8, 0.8, 0.8, 0.2, 0.1, 0.4)  # b_high = 2 b: the limit
+    assert low == pytest.approx(0.8 / 0.4) and high == pytest.approx(0.8 / 0.1)
+    near = intervals.ratio_interval(0.8, 0.7, 0.9, 0.2, 0.1, 0.4 + 1e-7)[0]
+    assert near == pytest.approx(intervals.ratio_interval(0.8, 0.7, 0.9, 0.2, 0.1, 0.4)[0], 1e-5)
+    assert intervals.ratio_interval(0.8, 0.7, 0.9, 0.0, 0.0, 0.1)[1] == np.inf
+
+
+def test_a_ratios_interval_holds_its_level():
+    rng = np.random.default_rng(0)
+    held = 0
+    for hits, falls in zip(rng.binomial(60, 0.8, 800), rng.binomial(200, 0.1, 800)):
+        parts = [(k / n, *intervals.wilson(k / n, n)) for k, n in ((hits, 60), (falls, 200))]
+        low, high = intervals.ratio_interval(*parts[0], *parts[1])
+        held += low <= 8 <= high
+    assert 0.93 <= held / 800 <= 0.975
