@@ -368,7 +368,7 @@ def create(name: str, num_classes: int, channels: int, **options: Any) -> nn.Mod
 class Side:
     """Training and inference of one network in PyTorch, the equivalent of ours, on a given batch.
 
-    Forward, loss summed over the heads, backward, clipping of the whole gradient, AdamW (fused,
+    Forward, mean loss of the heads, backward, clipping of the whole gradient, AdamW (fused,
     its fastest form) with the same hyperparameters and the same arrays decayed.
 
     Args:
@@ -426,7 +426,8 @@ class Side:
         self._network.train()
         for _ in range(count):
             self._optimizer.zero_grad(set_to_none=True)
-            loss = sum(self._loss(head, self._label) for head in self._heads())
+            losses = [self._loss(head, self._label) for head in self._heads()]
+            loss = sum(losses) / len(losses)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(
                 self._network.parameters(), self._clip or float("inf")
@@ -440,7 +441,8 @@ class Side:
         self._network.eval()
         with torch.inference_mode():
             for _ in range(count):
-                sum(self._heads())
+                heads = self._heads()
+                sum(heads) / len(heads)
         self._wait()
 
     def peak_memory(self) -> int | None:

@@ -50,7 +50,7 @@ def plot_curves(
         else:
             y, x, _ = ranking.precision_recall_curve(labels[:, k], scores[:, k])
         label = f"{name.replace('_', ' ')} {areas[k]:.3f}" if len(x) else f"{name} not judged"
-        steps = "default" if kind == "roc" else "steps-pre"
+        steps = "default" if kind == "roc" else "steps-post"
         axes.plot(x, y, **style(k), drawstyle=steps, label=label, linewidth=1.5)
     if kind == "roc":
         axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)

@@ -3,9 +3,10 @@
 A network with batch normalisation is evaluated with running averages of what it saw in training:
 augmented films (turned, so blurred; with black corners), and, where an EMA of the weights is
 evaluated, activations of other weights. `--mode=recalibrate` computes the statistics anew, with the
-weights that are evaluated, on films as they are: those of the training split, or films of one's own
-(another hospital's, say: adaptive batch normalisation, Li et al. 2016, arXiv:1603.04779). Labels
-are not looked at, no weight changes, and the run that it reads stays as it is.
+weights that are evaluated and nothing dropped, on films as they are: those of the training split,
+or films of one's own (another hospital's, say: adaptive batch normalisation, Li et al. 2016,
+arXiv:1603.04779). Labels are not looked at, no weight changes, and the run that it reads stays as
+it is.
 
 The statistics are those of all films together ("precise" batch normalisation, Wu & Johnson 2021,
 arXiv:2105.07576): the mean of the batches' means, and the mean of their variances plus the variance
@@ -19,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from tqdm import tqdm
 from cxrjax.data import films_on_disk, input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
+from cxrjax.models.layers import DropPath
 from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
 from cxrjax.training import devices, steps
@@ -137,6 +140,15 @@ def apply_functions(run: Run) -> dict[str, Callable]:
     return {n: m.apply for n, m in scheme_of(run.config).make_models(run.config).items()}
 
 
+def _passed_on(
+    call: Callable, args: tuple, kwargs: dict[str, Any], context: Any
+) -> Any:
+    """What drops nothing: dropout and drop path hand on what they are given, as in evaluation."""
+    if isinstance(context.module, nn.Dropout | DropPath) and context.method_name == "__call__":
+        return args[0] if args else kwargs["inputs"]
+    return call(*args, **kwargs)
+
+
 class Statistics:
     """Sums of one network's batch means and variances, and their squares.
 
@@ -152,9 +164,10 @@ class Statistics:
         def moved(start, image):
             variables = {"params": params, "batch_stats": start}
             rngs = {"dropout": jax.random.key(0)}
-            return apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)[1][
-                "batch_stats"
-            ]
+            with nn.intercept_methods(_passed_on):
+                return apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)[1][
+                    "batch_stats"
+                ]
 
         self._moved, self._share = moved, None
         self._sum = self._squares = self._zero

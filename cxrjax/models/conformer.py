@@ -281,13 +281,15 @@ class Conformer(nn.Module):
     def __call__(self, image: Float[Array, "b h w c"], train: bool = False) -> dict[str, Array]:
         """{logits f32[b, k], head_logits f32[2, b, k], features f32[b, h', w', d]}.
 
-        `head_logits` are the convolutional and the transformer branch's, in this order; the
-        prediction is their sum, while training adds the losses of the two (the paper, section 3.3).
+        `head_logits` are the convolutional and the transformer branch's, in this order. Each is
+        trained by itself (the paper, section 3.3), so each is an answer on the scale of log-odds,
+        and the prediction is their mean. The paper's is their sum: the same order of films, and
+        log-odds twice as large as they should be.
         """
         maps, tokens = self.encoder.branches(image, train)
         features = maps[-1].astype(jnp.float32)
         both = self.head(features, tokens, train)
-        return {"logits": both.sum(0), "head_logits": both, "features": features}
+        return {"logits": both.mean(0), "head_logits": both, "features": features}
 
     def encode(
         self, image: Float[Array, "b h w c"], train: bool = False
@@ -298,8 +300,8 @@ class Conformer(nn.Module):
     def classify(
         self, features: Float[Array, "b h w d"], train: bool = False
     ) -> Float[Array, "b k"]:
-        """The convolutional head's logits, the part of the prediction that the last map enters."""
-        return self.head.conv(features, train)
+        """Half of the convolutional head's logits: what the last map gives to the prediction."""
+        return self.head.conv(features, train) / 2
 
 
 def _conformer(

@@ -288,7 +288,8 @@ def make(name: str, task: str, **options: Any) -> LossFn:
             Networks without a decoder have no such outputs and train on the classification alone.
 
     The loss of a film is the mean over its known labels (the softmax loss has one value). For
-    networks that are trained through several heads (`head_logits`) it is the sum over the heads.
+    networks that are trained through several heads (`head_logits`) it is the mean over the heads,
+    so that it weighs as one label loss beside a KL or Dice loss.
 
     Raises:
       UserError: unknown name or option, text that is no number, a loss that does not fit the task,
@@ -334,7 +335,8 @@ def make(name: str, task: str, **options: Any) -> LossFn:
 
     def tasks(outputs: Mapping, batch: Mapping) -> TaskLosses:
         if "head_logits" in outputs:
-            losses = {"class": sum(film_loss(z, batch["label"]) for z in outputs["head_logits"])}
+            heads = [film_loss(z, batch["label"]) for z in outputs["head_logits"]]
+            losses = {"class": sum(heads) / len(heads)}
         else:
             losses = {"class": film_loss(outputs["logits"], batch["label"])}
         if weights["dice"] and "mask_logits" in outputs:

@@ -95,17 +95,24 @@ def decay_mask(params: Any) -> Any:
 
 # Seen to here for every optimizer.
 _OURS = ("name", "learning_rate", "accumulate", "clip_norm", "ema_decay")
+_MASKS = ("mask", "weight_decay_mask")  # as optax calls them
 
 
 def _from_path(
     path: str, rate: Callable, options: Mapping[str, Any]
 ) -> optax.GradientTransformation:
-    """The optimizer of a function of the user's, with the options that its signature names."""
+    """The optimizer of a function of the user's, with the options that its signature names.
+
+    Where it takes a mask of what decays, it is given ours.
+    """
     make = resolve_path(path)
     parameters = list(inspect.signature(make).parameters.values())[1:]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = {p.name for p in parameters}
     own = {k: v for k, v in options.items() if k not in _OURS and (takes_any or k in named)}
+    for mask in _MASKS:
+        if mask in named:
+            own.setdefault(mask, decay_mask)
     return make(rate, **own)
 
 

@@ -145,8 +145,9 @@ def quick_scores(
     auroc = _common.mean_counted(ranking.auroc(labels, ranking.log_odds(logits, task)))[0]
     answers, truth = jnp.asarray(logits), jnp.asarray(labels)
     if task == "multilabel":
-        loss = losses.masked_mean(losses.bce(answers, truth), ~jnp.isnan(truth))
-        return {"loss": float(loss), "auroc": auroc}
+        # As in training: the mean over the films of each one's mean over its known labels.
+        films = losses.masked_mean(losses.bce(answers, truth), ~jnp.isnan(truth), axis=-1)
+        return {"loss": float(jnp.mean(films)), "auroc": auroc}
     accuracy = decisions.multiclass(labels, scores)["accuracy"]
     loss = float(jnp.mean(losses.softmax_ce(answers, truth)))
     return {"loss": loss, "auroc": auroc, "accuracy": accuracy}

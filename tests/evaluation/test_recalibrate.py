@@ -1,5 +1,6 @@
 """Batch statistics anew: by hand from the films, written as a run, and what cannot be done."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, recalibrate
+from cxrjax.models.layers import DropPath
 from cxrjax.training import checkpoint, loop, restored, steps
 from tests import small_run
 from tests.training.test_loop import toy_config
@@ -85,3 +87,24 @@ def test_films_of_ones_own(workdir, tmp_path, capsys):
 def test_a_network_without_batch_normalisation_has_nothing_to_recalibrate():
     with pytest.raises(UserError, match="nothing to recalibrate"):
         recalibrate.recalibrate(small_run.make(), iter([]))
+
+
+class Dropping(nn.Module):
+    """Batch normalisation of what dropout and drop path leave."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        x = DropPath(0.5)(x, train)
+        return nn.BatchNorm(use_running_average=not train, name="norm")(x)
+
+
+def test_nothing_is_dropped():
+    x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3))
+    variables = Dropping().init(jax.random.key(0), x, False)
+    state = steps.EvalState(params=variables["params"], batch_stats=variables["batch_stats"])
+    sums = recalibrate.Statistics(Dropping().apply, state)
+    sums.add(x)
+    found = sums.result()["norm"]
+    np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["var"], x.var((0, 1, 2)), rtol=1e-4)

@@ -107,6 +107,16 @@ def test_an_optimizer_by_its_path_gets_the_options_that_it_takes(name):
     assert a != 0
 
 
+def test_an_optimizer_by_its_path_decays_what_ours_do():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    tx, _ = optim.make_optimizer(
+        {**SGD, "name": "optax:lion", "weight_decay": 0.5}, CONSTANT, 10, 10
+    )
+    zero = {k: jnp.zeros_like(v) for k, v in params.items()}
+    moved, _ = tx.update(zero, tx.init(params), params)
+    assert float(jnp.abs(moved["kernel"]).min()) > 0 and not moved["bias"].any()
+
+
 def test_adam_by_its_path():
     optim.make_optimizer({**SGD, "name": "optax:adam"}, CONSTANT, 10, 10)
 

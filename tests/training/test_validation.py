@@ -1,11 +1,13 @@
-"""What chooses the checkpoint, where the validation films cannot give what was asked for."""
+"""The loss that is watched, and what chooses the checkpoint where the films lack the figure."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from cxrjax.data.sets.base import Films
-from cxrjax.training.validation import choose_monitor
+from cxrjax.training import losses
+from cxrjax.training.validation import choose_monitor, quick_scores
 
 NAN = np.nan
 
@@ -40,3 +42,14 @@ def test_dice_needs_a_mask():
     config = ConfigDict({"monitor": "dice"})
     assert choose_monitor(config, films([[0, 1]], [True])) == ("dice", "")
     assert choose_monitor(config, films([[0, 1]], [False]))[0] == "loss"
+
+
+def test_loss_is_that_of_training_where_labels_are_unknown():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((12, 3)) < 0.4).astype(np.float32)
+    labels[rng.random((12, 3)) < 0.3] = NAN
+    logits = rng.normal(size=(12, 3)).astype(np.float32)
+    batch = {"label": jnp.asarray(labels), "weight": jnp.ones(12)}
+    films, _ = losses.make("bce", "multilabel")({"logits": jnp.asarray(logits)}, batch)
+    want = float(losses.batch_mean(films, batch["weight"]))
+    assert quick_scores(labels, logits, "multilabel")["loss"] == pytest.approx(want, rel=1e-6)
