@@ -194,6 +194,8 @@ FLAGS = (
     Flag("max_films", "explain", COUNT, "films on a contact sheet", HEAT, 12),
     Flag("allow_changed_films", "train", SWITCH, "go on although the films are not those that the "
          "run began with; the run is marked", WHAT, False),
+    Flag("allow_seen", "evaluate compare explain", SWITCH, "also films that the run, or what it "
+         "came from, was trained or tuned on; all that is written says so", WHAT, False),
     Flag("profile", "train", SWITCH, "a profile of a few steps in workdir/profile, for TensorBoard",
          OUT, False),
     Flag("output", "recalibrate", PLACE, "folder for the new run", OUT, needed="recalibrate"),

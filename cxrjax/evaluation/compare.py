@@ -67,12 +67,12 @@ class Entry:
 
 def main(
     workdirs: str | None, split: str = "test", output: str | None = None,
-    baseline: str | None = None,
+    baseline: str | None = None, allow_seen: bool = False,
 ) -> None:
     """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
     folders = find_workdirs(workdirs)
     folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
-    compare(folders, split, folder, baseline=baseline)
+    compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())
     print(f"comparison: {folder / 'comparison.md'}")
@@ -107,7 +107,7 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
 
 def compare(
     workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
-    baseline: str | None = None,
+    baseline: str | None = None, allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Compares evaluated runs and writes the comparison.
 
@@ -117,6 +117,7 @@ def compare(
       folder: to write to; made where it is missing.
       resamples: of the bootstrap.
       baseline: an entry as the table names it, for differences to it beside those to the best.
+      allow_seen: also runs that were judged on films that they had seen; their names say so.
 
     Returns:
       What is in comparison.json.
@@ -126,6 +127,10 @@ def compare(
         is no such entry.
     """
     networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
+    for run in networks:
+        if report.seen_mark(run.report["run"]) and not allow_seen:
+            raise UserError(f"{run.workdir}: {run.report['run']['seen']}. --allow_seen compares it "
+                            "all the same, marked as such")
     networks = aligned(networks)
     entries = group(networks)
     by_name = {entry.name: entry for entry in entries}
@@ -219,7 +224,8 @@ def group(networks: Sequence[SavedNetwork]) -> list[Entry]:
                 shared = os.path.commonprefix(folders)
                 name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
             several = per_workdir[runs[0].workdir] > 1
-            out.append(f"{name}: {runs[0].network}" if several else name)
+            name = f"{name}: {runs[0].network}" if several else name
+            out.append(name + report.seen_mark(runs[0].report["run"]))
         return out
 
     short = names(full=False)
@@ -320,7 +326,8 @@ def markdown(
     lines += ["", "## Curves", "", "![ROC curves](roc.png)"]
     if entries[0].runs[0].report["task"] == "multiclass":
         lines += ["", "![Confusion matrices](confusion.png)"]
-    ours = {"split": result["split"], "split_name": result["split_name"],
+    ours = {"labels_version": entries[0].runs[0].report.get("labels_version", ""),
+            "split": result["split"], "split_name": result["split_name"],
             "films": result["films"],
             "protocol": " / ".join(dict.fromkeys(result["protocols"].values())),
             "networks": {e.name: {"macro": {f: e.mean(f) for f in figures}} for e in entries}}

@@ -18,7 +18,7 @@ from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import judge, masks, report
 from cxrjax.evaluation import probe as probing
-from cxrjax.evaluation.provenance import changed, open_films
+from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
 from cxrjax.tables import finite
@@ -83,7 +83,7 @@ def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
-    prevalence: float | None = None,
+    prevalence: float | None = None, allow_seen: bool = False,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
@@ -99,11 +99,13 @@ def main(
         raise UserError(f"--masks_from: {error}") from None
     run = restore(workdir, checkpoint, tta)
     films = _open(run, split, data_dir)
+    seen = refuse_seen(run, films, split, allow_seen)
     folder = report_folder(workdir, split, output)
     if probe:
         probing.check(run, films, split, masker or run)
     devices.announce()
-    _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence)
+    _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
+              seen)
     if probe:
         result = probing.probe(run, films, split, folder, masker, tta)
         print(probing.summary(result))
@@ -120,7 +122,7 @@ def report_folder(
 def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
-    operating_point: str | None = None, prevalence: float | None = None,
+    operating_point: str | None = None, prevalence: float | None = None, allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
@@ -137,6 +139,8 @@ def evaluate(
       operating_point: how thresholds are chosen: 'youden', 'f1', 'sensitivity=0.95' or
         'specificity=0.9' (of at least so much); None: f1, for labels that are not one of N.
       prevalence: PPV and NPV are given where this share of films is positive, too.
+      allow_seen: judge it on films that it, or what it came from, was trained or tuned on; the
+        report says so.
 
     Returns:
       The report as written to report.json.
@@ -146,7 +150,9 @@ def evaluate(
     folder = report_folder(workdir, split, output)
     if operating_point:
         decisions.parse_rule(operating_point)
-    return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence)
+    seen = refuse_seen(run, films, split, allow_seen)
+    return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence,
+                     seen)
 
 
 def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> None:
@@ -181,6 +187,7 @@ def _open(run: Run, split: str, data_dir: str | None) -> Films:
 def _evaluate(
     run: Run, films: Films, workdir: str | pathlib.Path, which: str, split: str,
     folder: pathlib.Path, tta: bool, operating_point: str | None, prevalence: float | None,
+    seen: str,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
@@ -208,8 +215,10 @@ def _evaluate(
             ),
             "trained_for": run.config.total_steps / run.meta["steps_per_epoch"],
             "changed": changed(run, films), "recalibrated": run.meta.get("recalibrated", ""),
+            "seen": seen,
         },
         "labels": list(films.labels), "task": films.task, "split": split,
+        "labels_version": films.info.get("labels_version", ""),
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
         "films": len(ids),
         "intervals": f"bootstrap over {unit}s, 1,000 resamples",
@@ -237,7 +246,8 @@ def _evaluate(
     keep_thresholds(workdir, result)
     report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
-        masks.write_scores(folder / "masks.csv", ids, films.masks, segmented)
+        masks.write_scores(folder / "masks.csv", ids, films.masks, segmented,
+                           report.seen_mark(result["run"]).strip())
     for name, out in segmented.items():
         if np.isfinite(out["dice"]).any():
             plot_worst(folder / f"masks_{name}.png", run, films, films.splits[split], name,

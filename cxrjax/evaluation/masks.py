@@ -20,6 +20,7 @@ def write_scores(
     ids: Sequence[str],
     structures: Sequence[str],
     scores: Mapping[str, Mapping[str, Float[np.ndarray, "n m"]]],
+    mark: str = "",
 ) -> None:
     """One row per film with a mask, network and structure: its Dice, IoU and HD95.
 
@@ -28,16 +29,17 @@ def write_scores(
       ids: of the films.
       structures: names of the M structures.
       scores: {network: {'dice', 'iou', 'hd95': [N, M]}}.
+      mark: a column of its own, if not ''.
     """
+    note = [mark] * bool(mark)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "network", "structure", *SCORES])
+        writer.writerow(["id", "network", "structure", *SCORES, *["note"] * bool(mark)])
         for network, own in scores.items():
             for i in np.flatnonzero(~np.isnan(own["dice"]).all(axis=1)):
                 for j, structure in enumerate(structures):
-                    writer.writerow(
-                        [ids[i], network, structure, *(repr(float(own[k][i, j])) for k in SCORES)]
-                    )
+                    figures = (repr(float(own[k][i, j])) for k in SCORES)
+                    writer.writerow([ids[i], network, structure, *figures, *note])
 
 
 def worst_first(dice: Float[np.ndarray, "n m"]) -> np.ndarray:

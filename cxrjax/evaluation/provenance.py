@@ -7,6 +7,7 @@ from absl import logging
 from cxrjax.data import sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.training import provenance
 from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run
 
@@ -33,6 +34,37 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
         "the prepared films or the split changed since the training",
     )
     return films
+
+
+def refuse_seen(
+    run: Run, films: Films, split: str, allow_seen: bool = False, name: str | None = None
+) -> str:
+    """What is to be said of films of the split that the run, or what it came from, has seen.
+
+    Args:
+      run: to be judged.
+      films: of the data set.
+      split: that it shall be judged on.
+      allow_seen: say it instead of refusing.
+      name: of the data set, if it is not the run's own.
+
+    Returns:
+      '' where nothing of it was seen and all that the run came from is known.
+
+    Raises:
+      UserError: films or patients of the split were trained or tuned on.
+    """
+    seen = provenance.of_run(run.config, run.meta)
+    found = provenance.overlaps(seen, films, name or run.config.dataset.name, split)
+    said = [provenance.sentence(one, split) for one in found]
+    if said and not allow_seen:
+        raise UserError(
+            f"{'; '.join(said)}: figures on them say nothing of other films. --allow_seen gives "
+            "them all the same, marked as such"
+        )
+    words = [f"SEEN IN TRAINING: {'; '.join(said)}"] if said else []
+    words += [f"the run began from {text}" for text in seen["unknown"] if split != "train"]
+    return ". ".join(words)
 
 
 def changed(run: Run, films: Films) -> str:

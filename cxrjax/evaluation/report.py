@@ -45,8 +45,12 @@ def write(
     names, task = report["labels"], report["task"]
     write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
     scores = {n: probabilities(z, task) for n, z in logits.items()}
-    write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits)
-    spreadsheets.write(folder, report["networks"], labels, scores, names)
+    write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits,
+                      seen_mark(report["run"]).strip())
+    spreadsheets.write(
+        folder, {f"{n}{seen_mark(report['run'])}": own for n, own in report["networks"].items()},
+        labels, {f"{n}{seen_mark(report['run'])}": own for n, own in scores.items()}, names,
+    )
     shown = positive_labels(names, task)
     own = [names[k] for k in shown]
     for name, z in logits.items():
@@ -65,8 +69,13 @@ def write(
             plots.plot_confusion(folder / f"confusion_{name}.png", matrix, names, name)
     text = markdown(report, published)
     write_text(folder / "report.md", text)
-    title = f"{report['split']} split of {report['run']['workdir']}"
+    title = f"{report['split']} split of {report['run']['workdir']}{seen_mark(report['run'])}"
     write_text(folder / "report.html", html.page(text, folder, title))
+
+
+def seen_mark(run: Mapping[str, Any]) -> str:
+    """What follows a heading or a name where the films were seen in training; else ''."""
+    return " (films SEEN IN TRAINING)" if "SEEN" in run.get("seen", "") else ""
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -80,7 +89,7 @@ def headline(report: Mapping[str, Any]) -> str:
             f"{m['classes judged']} of {m['classes']} classes)"
         ]
         parts += [f"{k} {number(m[k])}" for k in ("accuracy", "macro F1", "Dice") if k in m]
-        lines.append(f"{name}: {', '.join(parts)}")
+        lines.append(f"{name}{seen_mark(report['run'])}: {', '.join(parts)}")
     return "\n".join(lines)
 
 
@@ -95,14 +104,16 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         f"- trained with {', '.join(f'{k} {v}' for k, v in run['trained_with'].items())}",
         *_convergence_line(run),
         f"- films: {report['films']:,}; 95% intervals: {report['intervals']}",
+        *([f"- **{run['seen']}**"] if run.get("seen") else []),
         *([f"- {run['changed']}"] if run.get("changed") else []),
         *([f"- {run['recalibrated']}"] if run.get("recalibrated") else []),
         *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
         *_decision_lines(report), "",
     ]
-    lines += ["## Networks", "", *_macro_table(report)]
+    mark = seen_mark(run)
+    lines += [f"## Networks{mark}", "", *_macro_table(report)]
     for name, judged in report["networks"].items():
-        lines += ["", f"## {name}", "",
+        lines += ["", f"## {name}{mark}", "",
                   *sections.of_network(name, judged, report["labels"], report["task"])]
     lines += published_tables(report, published)
     return "\n".join(lines) + "\n"
@@ -153,6 +164,13 @@ def _macro_table(report: Mapping[str, Any]) -> list[str]:
     return table(["network", *keys], rows)
 
 
+def _whose(p: Any, report: Mapping[str, Any]) -> str:
+    """Whose published figure it is, and of which labels where ours are others."""
+    ours = report.get("labels_version")
+    other = p.labels and ours and p.labels != ours
+    return f"{p.name} ({p.labels} labels, ours are {ours})" if other else p.name
+
+
 def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> list[str]:
     """Published figures: those of our split in a column beside ours, the others apart."""
     same = [
@@ -167,14 +185,14 @@ def published_tables(report: Mapping[str, Any], published: Sequence[Any]) -> lis
             [f"**ours, {name}**", *(number(judged["macro"].get(k, math.nan)) for k in keys),
              report["protocol"]] for name, judged in report["networks"].items()
         ]
-        rows += [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
-                 for p in same]
+        rows += [[_whose(p, report), *(number(p.figures.get(k, math.nan)) for k in keys),
+                  p.protocol] for p in same]
         lines += ["", "## Beside published figures of this split", "",
                   *table(["result", *keys, "protocol"], rows)]
     other = [p for p in published if p not in same]
     if other:
         keys = list(dict.fromkeys(k for p in other for k in p.figures))
-        rows = [[p.name, *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
+        rows = [[_whose(p, report), *(number(p.figures.get(k, math.nan)) for k in keys), p.protocol]
                 for p in other]
         lines += [
             "", "## Published figures on other films", "",
@@ -199,18 +217,21 @@ def write_predictions(
     labels: Float[np.ndarray, "n k"] | None = None,
     clusters: Mapping[str, np.ndarray | None] | None = None,
     logits: Mapping[str, Float[np.ndarray, "n k"]] | None = None,
+    mark: str = "",
 ) -> None:
     """One row per film and network: id, probabilities; logits, labels and patient where given.
 
     Numbers are written with all their digits, so that figures made from the file are those of the
-    report. Of two probabilities that are 1.0 the logits say which film comes first.
+    report. Of two probabilities that are 1.0 the logits say which film comes first. A `mark` is a
+    column of its own.
     """
     columns = {c: v for c, v in (clusters or {}).items() if v is not None}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         truth = [f"label {n}" for n in names] if labels is not None else []
+        marked = ["note"] * bool(mark)
         before = [f"logit {n}" for n in names] if logits is not None else []
-        writer.writerow(["id", "network", *names, *before, *truth, *columns])
+        writer.writerow(["id", "network", *names, *before, *marked, *truth, *columns])
         for network, probs in scores.items():
             for i, film in enumerate(ids):
                 known = []
@@ -218,4 +239,6 @@ def write_predictions(
                     known = ["" if np.isnan(v) else int(v) for v in labels[i]]
                 own = [values[i] for values in columns.values()]
                 raw = [] if logits is None else map(repr, logits[network][i].tolist())
-                writer.writerow([film, network, *map(repr, probs[i].tolist()), *raw, *known, *own])
+                note = [mark] * bool(mark)
+                writer.writerow([film, network, *map(repr, probs[i].tolist()), *raw, *note, *known,
+                                 *own])

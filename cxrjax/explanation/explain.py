@@ -31,12 +31,12 @@ def main(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False,
+    spread: bool = False, allow_seen: bool = False,
 ) -> int:
     """`--mode=explain`; status 1 if a film could not be read."""
     report, failures = explain(
         workdir, images, checkpoint, split, data_dir, output, config, method, threshold, network,
-        findings, max_films, finer, spread,
+        findings, max_films, finer, spread, allow_seen,
     )
     return films_on_disk.report_failures(failures, len(failures) + report.get("films", 0))
 
@@ -46,7 +46,7 @@ def explain(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False,
+    spread: bool = False, allow_seen: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -60,6 +60,8 @@ def explain(
       config: names another data set with the same labels, whose films are explained instead of
         those that the run was trained on.
       method, threshold, network, findings, max_films, finer, spread: see `options.Options`.
+      allow_seen: also films that the run, or what it came from, was trained or tuned on; the page
+        says so.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
@@ -80,9 +82,10 @@ def explain(
     if split not in films.splits:
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
     name = _dataset_options(run, config, data_dir)["name"]
+    seen = provenance.refuse_seen(run, films, split, allow_seen, name)
     published = getattr(sets.module(name), "PUBLISHED_BOXES", ())
     boxes = _boxes(run, config, data_dir)
-    return explain_split(run, options, films, boxes, split, folder, published), []
+    return explain_split(run, options, films, boxes, split, folder, published, seen), []
 
 
 def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:
@@ -183,6 +186,7 @@ def explain_paths(
 def explain_split(
     run: Run, options: Options, films: Films, boxes: Sequence[tuple[str, str, tuple]],
     split: str, folder: pathlib.Path, published: Sequence[Any] = (),
+    seen: str = "",
 ) -> dict[str, Any]:
     """The films of a split: those with boxes, scored; without boxes the most probable ones.
 
@@ -213,6 +217,7 @@ def explain_split(
     explanations = explained(run.states, options.network)
     facts = {
         "films": len(explanations), "source": split, "protocol": films.info.get("protocol", ""),
+        **({"seen": seen} if seen else {}),
     }
     if boxes:
         fresh = explained(heatmaps.fresh_states(run, seed=1), marking.RANDOM_WEIGHTS)

@@ -77,6 +77,8 @@ def _markdown(
         f"- checkpoint at step {run['step']}, seed {run['seed']}, films of {run['image_size']} "
         "pixels",
     ]
+    if report.get("seen"):
+        lines.append(f"- **{report['seen']}**")
     if report.get("protocol"):
         lines.append(f"- {report['protocol']}; {report['source']} split")
     if systems:

@@ -1,13 +1,34 @@
-"""Which held-out films a run was trained on: on them it may neither be judged nor teach."""
+"""Which films a run, and all that it came from, was trained and tuned on.
+
+On them it may neither be judged nor teach. Every checkpoint carries the account, `meta['seen']`:
+
+    {'entries': [{'who', 'trained': films, 'tuned': films}, ...], 'unknown': [text, ...]}
+
+Films are {'films': what they are (`sets.identities`), 'content': hashes of their pixels,
+'patients'}. The first entry is the run's own; the others are those of the runs that it began from
+(`init_from`, a network's `init_from`), was taught by (teachers) or was grouped by, and of all that
+these came from. 'tuned' are the validation films, which chose the checkpoint and the thresholds.
+What cannot be known (a weights file) stands in 'unknown'.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
+import numpy as np
+
+from cxrjax.data.sets._origins import NIH, identities, nih_patient
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.training import checkpoint
 
 HELD_OUT = ("val", "test")
+_HASH = 16  # hexadecimal digits of a content hash that are kept: 64 bits
+_KINDS = {"trained": "train", "tuned": "val"}
+# Of these sets an id says nothing beyond one table: films of one id are one if their pixels are.
+_LOCAL = ("table",)
 
 
 def leaked(trained: Collection[str], films: Films) -> dict[str, list[str]]:
@@ -37,3 +58,150 @@ def check_not_trained_on(trained: Collection[str], films: Films, who: str, why: 
         raise UserError(
             f"{who} was trained on {len(ids)} films of the {split} split (first: {ids[0]}): {why}"
         )
+
+
+def account(config: Any, films: Films) -> dict[str, Any]:
+    """What goes into the checkpoints of a new run; other runs' accounts are read from theirs.
+
+    Raises:
+      UserError: a run that the config names cannot be read.
+    """
+    own = {"who": "the run", **{
+        kind: _films(config["dataset"]["name"], films, split) for kind, split in _KINDS.items()
+    }}
+    entries, unknown = [own], []
+    for how, origin, which in origins(config):
+        if not pathlib.Path(origin).is_dir():
+            unknown.append(f"{origin} ({how}), weights of unknown origin: what they were trained "
+                           "on is not known")
+            continue
+        theirs, meta = checkpoint.restore_variables(origin, which)[:2]
+        seen = of_run(theirs, meta)
+        for entry in seen["entries"]:
+            who = f"{origin} ({how})"
+            if entry is not seen["entries"][0]:
+                who += f", by {entry['who']}"
+            if all({**entry, "who": ""} != {**other, "who": ""} for other in entries[1:]):
+                entries.append({**entry, "who": who})
+        unknown += [f"{origin} ({how}), by {text}" for text in seen["unknown"]]
+    return {"entries": entries, "unknown": unknown}
+
+
+def continued(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The account of a run that goes on: what it came from as it was saved, its own films anew.
+
+    Args:
+      saved: from `of_run` of its checkpoint.
+      now: the account of its films, as `account` of a config without origins.
+    """
+    before, own = saved["entries"][0], now["entries"][0]
+    joined = {kind: {key: sorted({*before[kind][key], *own[kind][key]}) for key in own[kind]}
+              for kind in _KINDS}
+    return {"entries": [{"who": own["who"], **joined}, *saved["entries"][1:]],
+            "unknown": saved["unknown"]}
+
+
+def of_run(config: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The account that a checkpoint carries; of an older one what its ids say."""
+    if "seen" in meta:
+        return meta["seen"]
+    name = config["dataset"]["name"]
+    own = {kind: {"films": [f"{name}/{i}" for i in meta["ids"][split]], "content": [],
+                  "patients": []} for kind, split in _KINDS.items()}
+    unknown = [f"{origin} ({how}), which an earlier version of cxrjax did not account for"
+               for how, origin, _ in origins(config)]
+    return {"entries": [{"who": "the run", **own}], "unknown": unknown}
+
+
+def origins(config: Any) -> Iterator[tuple[str, str, str]]:
+    """(how, workdir or file, checkpoint) of all that a completed config begins from."""
+    networks = config.get("networks") or {}
+    own = {name: str(net["init_from"] or "") for name, net in networks.items()
+           if "init_from" in net}
+    common = str(config.get("init_from") or "")
+    if common and (not own or common in own.values()):
+        yield "init_from", common, "best"
+    for name, path in own.items():
+        if path and path != common:
+            yield f"init_from of {name}", path, "best"
+    scheme = config.get("scheme") or {}
+    for workdir in scheme.get("teachers") or ():
+        yield "teacher", str(workdir), scheme.get("teacher_checkpoint") or "best"
+    if scheme.get("workdir"):
+        yield "groups", str(scheme["workdir"]), scheme.get("checkpoint") or "best"
+
+
+def overlaps(
+    seen: Mapping[str, Any], films: Films, name: str, split: str
+) -> list[dict[str, Any]]:
+    """Who saw films of a held-out split, and which.
+
+    Of the validation split only what was trained on counts: it is there to tune on.
+
+    Args:
+      seen: from `of_run`.
+      films: to be judged on.
+      name: of their data set.
+      split: 'train' (held out from nobody), 'val' or 'test'.
+
+    Returns:
+      [{'who', 'how': 'trained' | 'tuned', 'films': ids, 'patients': how many further films are of
+      patients that were seen}, ...]. A split that does not keep the patients of its own training
+      films apart is not asked about the others' patients.
+    """
+    if split not in HELD_OUT or not len(films.splits[split]):
+        return []
+    ids = np.asarray(films.table["id"])[films.splits[split]].astype(str)
+    here = _films(name, films, split, sort=False)
+    own = set(_films(name, films, "train")["patients"])
+    apart = not own.intersection(here["patients"])
+    found = []
+    for number, entry in enumerate(seen["entries"]):
+        for kind in _KINDS if split == "test" else ("trained",):
+            theirs = {key: set(values) for key, values in entry[kind].items()}
+            same = np.array([f in theirs["films"] for f in here["films"]])
+            pixels = np.array([c in theirs["content"] for c in here["content"]] or same)
+            # Ids of a table of one's own mean nothing elsewhere, where pixels can tell.
+            local = number and name in _LOCAL and here["content"] and theirs["content"]
+            film = pixels if local else same | pixels
+            patient = np.zeros(len(ids), bool)
+            if number and apart and here["patients"] and name not in _LOCAL:
+                patient = np.array([p in theirs["patients"] for p in here["patients"]]) & ~film
+            if film.any() or patient.any():
+                found.append({"who": entry["who"], "how": kind, "films": sorted(ids[film]),
+                              "patients": int(patient.sum())})
+    return found
+
+
+def sentence(found: Mapping[str, Any], split: str) -> str:
+    """One of `overlaps` in words."""
+    parts = []
+    if found["films"]:
+        parts.append(f"{len(found['films']):,} films of the {split} split (first: "
+                     f"{found['films'][0]})")
+    if found["patients"]:
+        parts.append(f"other films of the patients of {found['patients']:,} films of the {split} "
+                     "split")
+    return f"{found['who']} was {found['how']} on {' and on '.join(parts)}"
+
+
+def not_judgeable(seen: Mapping[str, Any], films: Films, name: str) -> list[str]:
+    """What a training says at once: on which splits it will not be judged, and why."""
+    said = [f"this run will not be judgeable on the {split} split: {sentence(found, split)}"
+            for split in HELD_OUT for found in overlaps(seen, films, name, split)]
+    return said + [f"this run begins from {text}" for text in seen["unknown"]]
+
+
+def _films(name: str, films: Films, split: str, sort: bool = True) -> dict[str, list[str]]:
+    """What the films of a split are; each list is empty where the data set does not say."""
+    table = {k: np.asarray(films.table[k])[films.splits[split]]
+             for k in ("id", "content", "patient", "origin_id") if k in films.table}
+    content = [str(c)[:_HASH] for c in table.get("content", ())]
+    patients = [f"{name}/{p}" for p in table.get("patient", ())]
+    for i, origin in enumerate(table.get("origin_id", ())):
+        source, _, file = str(origin).partition("/")
+        if patients and source == NIH and nih_patient(file):
+            patients[i] = f"{NIH}/{nih_patient(file)}"
+    found = {"films": identities(table, name).tolist() if len(table["id"]) else [],
+             "content": content, "patients": patients}
+    return {key: sorted(set(values)) if sort else values for key, values in found.items()}

@@ -23,7 +23,7 @@ from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, experiment, resume, steps, validation
+from cxrjax.training import checkpoint, experiment, provenance, resume, steps, validation
 from cxrjax.training.saved_configs import in_todays_names
 from cxrjax.training.workdir import write_text
 
@@ -143,10 +143,17 @@ def begin(
     )
     if setup.checkpoints.latest_step() is None:
         states, progress = steps.replicate(first_states(config), mesh), Progress()
+        setup.meta["seen"] = provenance.account(config, films)
+        for said in provenance.not_judgeable(setup.meta["seen"], films, config.dataset.name):
+            logging.warning(said)
     else:
         states, meta, step = setup.checkpoints.restore(steps.place(template, mesh), iterator)
         resume.check_same(meta, setup.meta, str(workdir), allow_changed_films)
         progress = Progress(step, **meta["history"])
+        setup.meta["seen"] = provenance.continued(
+            provenance.of_run(saved or config, meta),
+            provenance.account(experiment.without_origins(config), films),
+        )
     write_text(workdir / "config.json", json.dumps(as_json, indent=1))
     # Only now, when what the run goes on from was read, is anything forgotten.
     best_steps = setup.checkpoints.forget_best_after(progress.step)

@@ -97,6 +97,14 @@ def test_only_figures_of_the_same_films_stand_beside_ours(split, films, beside):
     assert "Unknown" in other and "**ours" not in other
 
 
+def test_other_labels_never_stand_beside_ours_without_the_word():
+    theirs = Published("Theirs", "official", "p", {"macro AUROC": 0.5}, films=4, labels="2017")
+    page = report.markdown(judged(labels_version="v2020")[0], (theirs,))
+    assert "| Theirs (2017 labels, ours are v2020) |" in page
+    assert "| Theirs |" in report.markdown(judged(labels_version="2017")[0], (theirs,))
+    assert all(p.labels == "2017" for p in CHESTXRAY14 if p.films == 25_596)
+
+
 def test_validation_figures_stand_beside_no_published_ones():
     page = report.markdown(judged(split="val")[0], PNEUMONIAMNIST)
     assert "Beside published" not in page

@@ -21,6 +21,8 @@ class Published:
       per_label: {label: AUROC} where it was reported.
       films: how many test films it was measured on; 0 where that is not known, and then it stands
         beside nothing of ours. A part of a test set is another test set.
+      labels: version of the labels, where a data set has several ('2017' of ChestX-ray14); beside
+        another version it is said.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Published:
     figures: Mapping[str, float]
     per_label: Mapping[str, float] = dataclasses.field(default_factory=dict)
     films: int = 0
+    labels: str = ""
 
 
 _LABELS_14 = (
@@ -64,7 +67,7 @@ _REPORT_B_ROWS = (
 
 def _official(name: str, auroc: float, protocol: str) -> Published:
     return Published(name, "official", f"official test, 25,596 films; {protocol}",
-                     {"macro AUROC": auroc}, films=25_596)
+                     {"macro AUROC": auroc}, films=25_596, labels="2017")
 
 
 CHESTXRAY14 = (
