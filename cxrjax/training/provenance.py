@@ -26,6 +26,9 @@ from cxrjax.training import checkpoint
 
 HELD_OUT = ("val", "test")
 _HASH = 16  # hexadecimal digits of a content hash that are kept: 64 bits
+# What a network's films are like, whatever their size.
+_PREPARED = (("normalize", "mean"), ("normalize", "std"), ("dataset", "fit"),
+             ("dataset", "remove_artifacts"))
 _KINDS = {"trained": "train", "tuned": "val"}
 # Of these sets an id says nothing beyond one table: films of one id are one if their pixels are.
 _LOCAL = ("table",)
@@ -85,6 +88,24 @@ def account(config: Any, films: Films) -> dict[str, Any]:
                 entries.append({**entry, "who": who})
         unknown += [f"{origin} ({how}), by {text}" for text in seen["unknown"]]
     return {"entries": entries, "unknown": unknown}
+
+
+def prepared_otherwise(config: Any) -> list[str]:
+    """How runs that a run begins from saw films prepared otherwise than its own."""
+    said = []
+    for how, origin, which in origins(config):
+        if not how.startswith("init_from") or not pathlib.Path(origin).is_dir():
+            continue
+        theirs = checkpoint.restore_variables(origin, which)[0]
+        different = []
+        for part, field in _PREPARED:
+            a, b = ((c.get(part) or {}).get(field) for c in (theirs, config))
+            if a != b:
+                different.append(f"{part}.{field} was {a!r} there and is {b!r} here")
+        if different:
+            said.append(f"the weights of {origin} ({how}) know films prepared otherwise: "
+                        f"{'; '.join(different)}")
+    return said
 
 
 def continued(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def begin(
     if setup.checkpoints.latest_step() is None:
         states, progress = steps.replicate(first_states(config), mesh), Progress()
         setup.meta["seen"] = provenance.account(config, films)
-        for said in provenance.not_judgeable(setup.meta["seen"], films, config.dataset.name):
+        warnings = provenance.not_judgeable(setup.meta["seen"], films, config.dataset.name)
+        for said in [*warnings, *provenance.prepared_otherwise(config)]:
             logging.warning(said)
     else:
         states, meta, step = setup.checkpoints.restore(steps.place(template, mesh), iterator)

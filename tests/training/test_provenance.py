@@ -151,3 +151,15 @@ def test_a_run_that_goes_on_keeps_what_it_came_from(runs):
     _, now = runs("now", dataclasses.replace(hospital(**OTHER)))
     again = provenance.continued(seen, now)
     assert again == seen
+
+
+def test_films_prepared_otherwise_are_named(runs):
+    normal = {"mean": 0.449, "std": 0.226}
+    first, _ = runs("first", hospital(), dataset={"name": "lab", "fit": "pad"}, normalize=normal)
+    other = {"dataset": {"name": "lab", "fit": "stretch"}, "normalize": {**normal, "mean": 0.5}}
+    assert provenance.prepared_otherwise({**other, "init_from": first}) == [
+        f"the weights of {first} (init_from) know films prepared otherwise: normalize.mean was "
+        "0.449 there and is 0.5 here; dataset.fit was 'pad' there and is 'stretch' here"]
+    same = {"dataset": {"fit": "pad"}, "normalize": normal}
+    assert provenance.prepared_otherwise({**same, "init_from": first}) == []
+    assert provenance.prepared_otherwise({**other, "init_from": "weights.pth"}) == []
