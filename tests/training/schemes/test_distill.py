@@ -200,7 +200,9 @@ def test_of_a_teacher_with_several_answers_one_is_chosen(cohort, network, words)
 def test_runs_of_other_seeds_with_other_teachers_are_one_experiment(teacher):
     def evaluated(config):
         nothing, report = np.zeros((0, 3)), {"run": {"config": config}}
-        return SavedNetwork(pathlib.Path(), "plain", report, [], nothing, None, nothing, None)
+        return SavedNetwork(
+            pathlib.Path(), "plain", report, [], nothing, None, nothing, nothing, None
+        )
 
     def fields(config):
         return compare.settings(evaluated(config))
