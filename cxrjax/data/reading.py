@@ -120,7 +120,8 @@ def read_radiograph_with_facts(
         else:
             shown, found = pictures.decode(data, kind, version)
         inspection.check_shape(*shown.shape)
-        inspection.check_not_blank(shown, found["gray"])
+        before = f", the way {version} of older runs" * (version < NEWEST)
+        inspection.check_not_blank(shown, found["gray"] + before)
         warned = inspection.warnings_of(found) + inspection.look(shown, found)
         if strict and warned:
             raise Unreadable(f"{'; '.join(warned)} (refused by --strict)")
