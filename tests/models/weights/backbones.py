@@ -43,9 +43,9 @@ HEAD = """# Backbones and the weights they start from
 Made by `python -m tests.models.weights.backbones`. Parameters are those for 14 labels and gray
 films, GFLOPs those of one film of 224x224 (2 for a multiply-add, counted in the program before
 compilation). Parity is the largest difference of a logit from the published network's, in parts of
-the largest one, both with the numbers of tests/goldens; '-' where there is no golden, and the
-network is held by the slow test against the library itself. The licence is that of the repository
-that publishes the weights: the films they were trained on have terms of their own.
+the largest one, both with the numbers of tests/goldens; '-' where there is no golden. The licence
+is that of the repository that publishes the weights: the films they were trained on have terms of
+their own.
 """
 
 
