@@ -290,14 +290,17 @@ class _Fit:
     def _left_over(self) -> list[str]:
         found, prefix = self.found, self.found.prefix
         heads = set(recognise.other_heads(found)) if self._head_is_fresh() else set()
+        own = {
+            name[:i] for key in found.names.values()
+            for name in [key.removeprefix(prefix)] for i, c in enumerate(name) if c == "."
+        }
         left = []
         for key in found.more:
             plain = key.removeprefix(prefix)
             other = not key.startswith(prefix)
             nothing = key.startswith(prefix) and found.layout.translate(plain) == ""
-            if other or nothing or key in heads or ASIDE.search(plain) or not found.tensors[
-                key
-            ].shape:
+            aside = ASIDE.search(_below(plain, own))
+            if other or nothing or key in heads or aside or not found.tensors[key].shape:
                 self.set_aside.append(key)
             else:
                 left.append(plain)
@@ -367,3 +370,11 @@ def _is_other_stem(want: Wanted, got: np.ndarray) -> bool:
         and got.shape[3] == want.shape[3]
         and got.shape[2] in (1, 3)
     )
+
+
+def _below(name: str, modules: set[str]) -> str:
+    """The name without the modules that the network itself has: they say nothing of what is no part
+    of it, also where one is called `projection`."""
+    parts = name.split(".")
+    inside = [i for i in range(1, len(parts)) if ".".join(parts[:i]) in modules]
+    return ".".join(parts[max(inside, default=0):])
