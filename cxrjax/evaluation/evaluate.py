@@ -99,10 +99,10 @@ def main(
         raise UserError(f"--masks_from: {error}") from None
     run = restore(workdir, checkpoint, tta)
     films = _open(run, split, data_dir)
-    seen = refuse_seen(run, films, split, allow_seen)
-    folder = report_folder(workdir, split, output)
     if probe:
         probing.check(run, films, split, masker or run)
+    seen = refuse_seen(run, films, split, allow_seen)
+    folder = report_folder(workdir, split, output)
     devices.announce()
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
               seen)
