@@ -45,8 +45,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 _TITLES = ["network", "films", "training films/s", "/ compiled", "/ eager", "inference films/s",
-           "/ compiled", "/ eager", "share of peak", "memory MB", "compiled", "eager", "compile s",
-           "compiled"]
+           "/ compiled", "/ eager", "memory MB", "compiled", "eager", "compile s", "compiled"]
 _LEGEND = (
     "Median (range) over turns. 'compiled' is PyTorch by torch.compile, channels_last and autocast,"
     " 'eager' the same without torch.compile; '/ compiled' is its seconds over ours, above 1 we are"
@@ -73,9 +72,7 @@ def _row(name: str, found: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[
         for side in ("compiled", "eager"):
             theirs = other.get(side, {}).get(phase)
             row.append(f"{theirs['median'] / seconds['median']:.2f}" if theirs else "-")
-    peak = found.get(("device", ""), {}).get("flops", {}).get(own["precision"])
-    share = own["flops"]["train"] / own["train"]["median"] / peak if peak else None
-    row.append(f"{share:.0%}" if share else "-")
+    # No share of the ceiling: XLA counts no FLOPs of what cuDNN computes.
     row.append(megabytes(own["memory"].get("measured")))
     row += [megabytes(other.get(side, {}).get("memory")) for side in ("compiled", "eager")]
     return row + [_compiling(own), _compiling(other)]
@@ -98,8 +95,7 @@ def _others(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str
         if kind == "mutual" and "ratio" in row:
             r = row["ratio"]
             rows.append([f"mutual step of two {name}, in single steps",
-                         f"{r['median']:.2f} ({r['min']:.2f}-{r['max']:.2f}); "
-                         f"FLOPs {row['flops']:.2f}"])
+                         f"{r['median']:.2f} ({r['min']:.2f}-{r['max']:.2f})"])
         if kind == "scan" and "train" in row:
             rows.append([f"{name}, {row['steps']} steps in one compiled loop",
                          f"{_speed(row['batch'], row['train'])} films/s"])
