@@ -35,7 +35,7 @@ SOURCES = {
     "convnext": "torchvision (BSD-3-Clause), timm (Apache-2.0)",
     "conformer": "the authors, github.com/pengzhiliang/Conformer (see there)",
     "vit": "timm (Apache-2.0), torchvision (BSD-3-Clause)",
-    "dinov2": "Meta, timm (Apache-2.0); RAD-DINO, huggingface.co/microsoft/rad-dino (see its card)",
+    "dinov2": "Meta, timm (Apache-2.0); RAD-DINO, microsoft/rad-dino on the hub (see its card)",
     "eva_x": "the authors, github.com/hustvl/EVA-X (see there)",
 }
 HEAD = """# Backbones and the weights they start from
