@@ -83,17 +83,17 @@ class FilmFiles:
                     break
             else:
                 raise UserError(
-                    f"{self._where(row)}: {cell!r} does not lie in raw_dir {self.root}: paths are "
-                    "those within raw_dir, and nothing outside it is read; make raw_dir the folder "
-                    "that holds these films, or write the paths as they are in it"
+                    f"{self._where(row)}: {cell[:200]!r} does not lie in raw_dir {self.root}: "
+                    "paths are those within raw_dir, and nothing outside it is read; make raw_dir "
+                    "the folder that holds these films, or write the paths as they are in it"
                 )
         parts: list[str] = []
         for part in text.split("/"):
             if part == "..":
                 if not parts:
                     raise UserError(
-                        f"{self._where(row)}: {cell!r} leads out of raw_dir {self.root}: nothing "
-                        "outside it is read"
+                        f"{self._where(row)}: {cell[:200]!r} leads out of raw_dir {self.root}: "
+                        "nothing outside it is read"
                     )
                 parts.pop()
             elif part not in ("", "."):
@@ -161,8 +161,8 @@ class FilmFiles:
                 fitting = self._in_main_folder(fitting)
             if len(fitting) > 1:
                 raise UserError(
-                    f"{self._where(row)}: {cell!r} may be {shortlist(fitting)}: write the path "
-                    "within raw_dir, with its suffix"
+                    f"{self._where(row)}: {cell[:200]!r} may be {shortlist(fitting)}: write the "
+                    "path within raw_dir, with its suffix"
                 )
             if fitting:
                 if stem(inner) == inner and is_film(fitting[0]):

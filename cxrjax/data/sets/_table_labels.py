@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from cxrjax.data.sets import _columns
 from cxrjax.data.sets._tables import Table
 from cxrjax.data.sets._tabular import label_columns, one_hot
-from cxrjax.data.sets.base import shortlist
+from cxrjax.data.sets.base import has_controls, shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
@@ -124,7 +124,7 @@ def _column_of_names(table: Table, name: str, classes: str, task: str, found: st
     comma = re.compile(r"[|,;]") if not several else re.compile(r"\|")
     if task == "multiclass":
         comma = None
-    parts = [[p.strip() for p in (comma.split(cell) if comma else [cell]) if p.strip()]
+    parts = [[" ".join(p.split()) for p in (comma.split(cell) if comma else [cell]) if p.strip()]
              for cell in cells]  # fmt: skip
     said = {part.casefold() for row in parts for part in row}
     nothing = said & set(NOTHING)
@@ -135,7 +135,7 @@ def _column_of_names(table: Table, name: str, classes: str, task: str, found: st
     for row in parts:
         for part in row:
             by_case.setdefault(part.casefold(), part)
-    wanted = [c.strip() for c in classes.split(",") if c.strip()]
+    wanted = [" ".join(c.split()) for c in classes.split(",") if c.strip()]
     for one in wanted:
         if one.casefold() not in by_case:
             raise UserError(f"{table.path}: no film of column {name!r} has {one!r}"
@@ -150,6 +150,12 @@ def _column_of_names(table: Table, name: str, classes: str, task: str, found: st
             f"{names[0][:60]!r}: these are no labels; set dataset.labels, or dataset.classes to "
             "those that are wanted"
         )
+    for one in names:
+        if has_controls(one):
+            raise UserError(
+                f"{table.path}: column {name!r} has a label {one!r}, with a control character: "
+                "rename it, or set dataset.classes to those that are wanted"
+            )
     place = {one.casefold(): k for k, one in enumerate(names)}
     how = f"column {name!r}{found}: {len(names)} {'classes' if task == 'multiclass' else 'names'}"
     how += f": {shortlist(names)}"

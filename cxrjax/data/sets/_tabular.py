@@ -17,7 +17,7 @@ from cxrjax.data.sets._preparation import DEFAULTS as COMMON_DEFAULTS
 from cxrjax.data.sets._raw import Row, is_film
 from cxrjax.data.sets._records import Relabelled
 from cxrjax.data.sets._tables import Table
-from cxrjax.data.sets.base import SPLITS, Account, Films, Splits, describe, shortlist
+from cxrjax.data.sets.base import SPLITS, Account, Films, Splits, describe, printable, shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 from cxrjax.tables import table as markdown
@@ -89,8 +89,9 @@ def rows_of(
             )
             if not same:
                 raise UserError(
-                    f"{listed.where(row)}: {cell} stands in {_line(listed.where(first))} already, "
-                    "with other values; keep one row for each film"
+                    f"{listed.where(row)}: {printable(cell)} stands in "
+                    f"{_line(listed.where(first))} already, with other values; keep one "
+                    "row for each film"
                 )
             account.duplicate_rows.append(cell)
             continue
@@ -113,10 +114,12 @@ def rows_of(
     account.notes += files.notes()
     if not found:
         there = f"there are {shortlist(films)}" if films else "it holds no film at all"
-        cell = next((c for c in listed.cells if c), "")
+        row = next((row for row, cell in enumerate(listed.cells) if cell), 0)
+        where = f"{listed.where(row)}: " if listed.cells else ""
+        cell = printable(listed.cells[row]) if listed.cells else ""
         raise UserError(
-            f"{account.dataset}: none of the {len(listed.cells):,} films that the table names is "
-            f"in raw_dir {files.root}: the first is {cell!r}, {there}"
+            f"{where}{account.dataset}: none of the {len(listed.cells):,} films that the table "
+            f"names is in raw_dir {files.root}: the first is {cell!r}, {there}"
         )
     names = [path.rpartition("/")[2] for path in found]
     if len(set(names)) < len(names):
@@ -152,8 +155,8 @@ def label_columns(table: Table, names: Sequence[str]) -> Float32[np.ndarray, "n 
                 value = _columns.label_of(cell)
                 if value is None:
                     raise UserError(
-                        f"{table.where(row)}: {cell[:80]!r} in column {name!r} is no label: 1, 0, "
-                        "-1 or 'u' (uncertain), or empty"
+                        f"{table.where(row)}: {cell[:80]!r} in column {printable(name)!r} is no "
+                        "label: 1, 0, -1 or 'u' (uncertain), or empty"
                     )
                 known[cell] = value
             out[row, k] = known[cell]
@@ -365,7 +368,7 @@ def split(
     if leaking:
         pair, names = next(iter(leaking.items()))
         said = f"{sides[0]}: {len(names):,} on both sides of {pair}"
-        said += f", for example {names[0]}" if patients else ""
+        said += f", for example {printable(str(names[0]))}" if patients else ""
         if patients and options["leaks"] == "refuse":
             raise UserError(
                 f"{name}: {said}: figures would be too good. Mend the split, or make one by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -188,7 +189,19 @@ def most_common(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def shortlist(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(printable, names[:SHOWN])) + more
+
+
+def printable(text: str, most: int = 300) -> str:
+    """What a file says, fit for one line of a terminal: without control characters, not endless."""
+    if len(text) > most:
+        text = f"{text[: most - 100]} ... {text[-90:]}"
+    return repr(text)[1:-1] if has_controls(text) else text
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text has control characters, line ends of any kind, or what is no character."""
+    return bool({unicodedata.category(c) for c in text} & {"Cc", "Cs", "Zl", "Zp"})
 
 
 def merge_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from cxrjax.data.sets._film_files import FilmFiles
 from cxrjax.data.sets._opening import Prepared, open_prepared
 from cxrjax.data.sets._preparation import prepare as prepare_films
 from cxrjax.data.sets._records import FilmBuilder
-from cxrjax.data.sets.base import SPLITS, Account, Films, shortlist
+from cxrjax.data.sets.base import SPLITS, Account, Films, printable, shortlist
 from cxrjax.errors import UserError
 
 LABELS = ()  # those of the table: `head` knows them once it is prepared
@@ -106,7 +106,8 @@ def _open(options: Mapping[str, Any]) -> Prepared:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def scan(options: Mapping[str, Any]) -> _raw.Scan:
@@ -219,8 +220,9 @@ def _sides(table: _tables.Table, name: str) -> list[str]:
         side = _columns.split_of(cell)
         if side is None:
             raise UserError(
-                f"{table.where(row)}: {cell!r} in column {name!r} is no part of a split: write "
-                "train, val or test (or leave it empty), or set dataset.split=random"
+                f"{table.where(row)}: {cell[:80]!r} in column {printable(name)!r} is no "
+                "part of a split: write train, val or test (or leave it empty), or set "
+                "dataset.split=random"
             )
         sides.append(side)
     return sides

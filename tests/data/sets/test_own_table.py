@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -344,77 +343,3 @@ def test_cells_with_line_ends_keep_the_line_numbers(tmp_path):
     assert table.columns["note"] == ['two\nlines, and "quotes"', "x"] and table.lines == [3, 4]
     path.write_bytes("path,note\na.png,Müller\n".encode("cp1252"))
     assert _tables.read(path).columns["note"] == ["Müller"] and "1252" in _tables.read(path).how
-
-
-def mutated(rng, data: bytes) -> bytes:
-    """A table after an accident: bytes turned, cut, doubled; rows or cells swapped; odd words."""
-    kind = rng.integers(7)
-    data = bytearray(data)
-    at = int(rng.integers(len(data)))
-    if kind == 0:
-        for place in rng.integers(0, len(data), 1 + int(rng.integers(8))):
-            data[int(place)] = int(rng.integers(256))
-    elif kind == 1:
-        del data[at : at + 1 + int(rng.integers(60))]
-    elif kind == 2:
-        data[at:at] = data[at : at + int(rng.integers(200))]
-    elif kind == 3:
-        return bytes(data[:at])
-    elif kind == 4:
-        words = [b"NaN", b"-1", b"\xff\xfe", b'"', b"\0", b"..\\..\\x", b"=1+1", b"1e999", b";",
-                 b"\t", b"|", b"\xe2\x80\xa8", b"~", b"/dev/zero", b"u", b"2", b"train"]
-        data[at:at] = words[int(rng.integers(len(words)))]
-    elif kind == 5:
-        lines = bytes(data).split(b"\n")
-        rng.shuffle(lines)
-        return b"\n".join(lines)
-    else:
-        lines = bytes(data).split(b"\n")
-        cells = [line.split(b",") for line in lines]
-        for line in cells:
-            if len(line) > 2:
-                i, j = (int(v) for v in rng.integers(0, len(line), 2))
-                line[i], line[j] = line[j], line[i]
-        return b"\n".join(b",".join(line) for line in cells)
-    return bytes(data)
-
-
-@pytest.mark.slow
-def test_a_thousand_mutated_tables(folder, tmp_path):
-    rng = np.random.default_rng(0)
-    ends = {"read": 0, "refused": 0}
-    bases = [VARIANTS[name]() for name in VARIANTS]
-    bases = [base if isinstance(base, bytes) else base.encode() for base in bases]
-    for i in range(1000):
-        data = bases[i % len(bases)]
-        for _ in range(1 + int(rng.integers(3))):
-            data = mutated(rng, data) if data else data
-        try:
-            (tmp_path / f"{i}").mkdir()
-            account, films = prepared(folder, tmp_path / f"{i}", data)
-            account.check()
-            label = np.stack([films.source[k]["label"] for k in range(len(films.source))])
-            assert (np.isnan(label) | (label == 0) | (label == 1)).all()
-            ends["read"] += 1
-        except UserError as error:
-            assert "\n" not in str(error) and len(str(error)) < 1500, str(error)
-            ends["refused"] += 1
-    print(ends)
-    assert ends["read"] > 100 and ends["refused"] > 100
-
-
-def test_a_few_mutated_tables(folder, tmp_path):
-    rng = np.random.default_rng(1)
-    base = VARIANTS["one column of names"]().encode()
-    (tmp_path / "t").mkdir()
-    for _ in range(300):  # as far as the rows: decoding films is the same for all
-        path = Path(tmp_path / "t" / "table.csv")
-        path.write_bytes(mutated(rng, mutated(rng, base)))
-        given = {**sets.module("table").DEFAULTS, "name": "table", "raw_dir": str(folder),
-                 "table": str(path)}  # fmt: skip
-        try:
-            scanned = sets.module("table").scan(given)
-            assert scanned.account.rows_read == len(scanned.rows) + sum(
-                scanned.account.dropped.values())
-        except UserError as error:
-            assert "\n" not in str(error)
