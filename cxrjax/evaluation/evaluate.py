@@ -16,9 +16,9 @@ from tqdm import tqdm
 from cxrjax.data import input_pipeline, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.evaluation import judge, masks, report
+from cxrjax.evaluation import circumstances, cohort, judge, masks, report
 from cxrjax.evaluation import probe as probing
-from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
+from cxrjax.evaluation.provenance import changed, mark, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
 from cxrjax.tables import finite
@@ -44,7 +44,8 @@ def predict_split(
 
 def plot_worst(
     path: pathlib.Path, run: Run, films: Films, positions: np.ndarray, network: str,
-    dice: Float[np.ndarray, "n m"], predict: Any, mesh: jax.sharding.Mesh, shown: int = 12,
+    dice: Float[np.ndarray, "n m"], predict: Any, mesh: jax.sharding.Mesh, marked: str = "",
+    shown: int = 12,
 ) -> None:
     """Film, truth and predicted masks of the films that a network segments worst, worst first.
 
@@ -54,6 +55,7 @@ def plot_worst(
       positions: of the films in the data set.
       network: whose masks.
       dice: of these films, NaN where a film has no mask.
+      marked: see `plots.save`.
       shown: how many films.
     """
     worst = masks.worst_first(dice)[:shown]
@@ -75,7 +77,7 @@ def plot_worst(
         path, masks.captions(ids, films.masks, dice[worst]), np.concatenate(images),
         np.concatenate(truth), outputs[network]["mask_logits"] > 0, films.masks,
         f"{network}: Dice of the {len(worst)} worst of {np.isfinite(dice).all(1).sum():,} films "
-        "with a mask, worst first",
+        "with a mask, worst first", marked,
     )
 
 
@@ -104,10 +106,10 @@ def main(
     seen = refuse_seen(run, films, split, allow_seen)
     folder = report_folder(workdir, split, output)
     devices.announce()
+    result = probing.probe(run, films, split, folder, masker, tta, seen) if probe else None
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
-              seen)
-    if probe:
-        result = probing.probe(run, films, split, folder, masker, tta)
+              seen, data_dir, result)
+    if result:
         print(probing.summary(result))
         print(f"probe: {folder / 'probe.md'}")
 
@@ -152,7 +154,7 @@ def evaluate(
         decisions.parse_rule(operating_point)
     seen = refuse_seen(run, films, split, allow_seen)
     return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence,
-                     seen)
+                     seen, data_dir)
 
 
 def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> None:
@@ -187,8 +189,9 @@ def _open(run: Run, split: str, data_dir: str | None) -> Films:
 def _evaluate(
     run: Run, films: Films, workdir: str | pathlib.Path, which: str, split: str,
     folder: pathlib.Path, tta: bool, operating_point: str | None, prevalence: float | None,
-    seen: str,
+    seen: str, data_dir: str | None = None, probed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    clock = circumstances.Clock()
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
     # The same program as in training: the same predictions, bit for bit.
@@ -204,6 +207,8 @@ def _evaluate(
     unit, clusters = films.clusters(films.splits[split])
     own = {c: films.table[c][films.splits[split]] for c in subgroups.COLUMNS if c in films.table}
     groups = subgroups.groups(own)
+    counts = bootstrap.resample(len(ids), seed=0, cluster=clusters)  # of every figure below
+    options = {**run.config.dataset.to_dict(), **({"data_dir": data_dir} if data_dir else {})}
     result = {
         "run": {
             "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
@@ -223,11 +228,13 @@ def _evaluate(
         "films": len(ids),
         "intervals": f"bootstrap over {unit}s, 1,000 resamples",
         "structures": list(films.masks),
+        "cohort": cohort.describe(films, sets.account(options, films)), "probe": probed,
+        "films shown": True,
         "networks": {
             name: judge.judge_network(
                 labels, out["logits"], val_labels, val_outputs[name]["logits"], films.labels,
                 films.task, clusters, operating_point=operating_point, prevalence=prevalence,
-                groups=groups,
+                groups=groups, counts=counts,
             )
             for name, out in outputs.items()
         },
@@ -235,7 +242,6 @@ def _evaluate(
     segmented = {name: out for name, out in outputs.items() if "dice" in out}
     for name, out in segmented.items():
         judged, own = result["networks"][name], {k: out[k] for k in ("dice", "iou", "hd95")}
-        counts = bootstrap.resample(len(ids), seed=0, cluster=clusters)
         classes = {n: labels[:, k] == 1 for k, n in enumerate(films.labels)}
         macro, judged["masks"] = segmentation.judge(
             own, films.masks, counts, classes if films.task == "multiclass" else None
@@ -244,14 +250,17 @@ def _evaluate(
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
     keep_thresholds(workdir, result)
-    report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
-        masks.write_scores(folder / "masks.csv", ids, films.masks, segmented,
-                           report.seen_mark(result["run"]).strip())
+        masks.write_scores(folder / "masks.csv", ids, films.masks, segmented, mark(seen).strip())
     for name, out in segmented.items():
         if np.isfinite(out["dice"]).any():
             plot_worst(folder / f"masks_{name}.png", run, films, films.splits[split], name,
-                       out["dice"], predict, mesh)
+                       out["dice"], predict, mesh, mark(seen))
+    result["made"] = circumstances.facts(run, films, clock)
+    report.write(
+        folder, result, ids, labels, logits, published, {unit: clusters}, counts=counts,
+        show=lambda i: films.source[int(films.splits[split][i])]["image"][..., 0],
+    )
     print(report.headline(result))
     print(f"report: {folder / 'report.md'}")
     return result

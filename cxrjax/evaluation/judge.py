@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from cxrjax.metrics import bootstrap, calibration, decisions, figures, ranking, subgroups
 from cxrjax.metrics._common import mean_counted
@@ -35,6 +35,7 @@ def judge_network(
     operating_point: str | None = None,
     prevalence: float | int | None = None,
     groups: Mapping[str, Shaped[np.ndarray, " n"]] | None = None,
+    counts: Float32[np.ndarray, "n r"] | None = None,
 ) -> dict[str, Any]:
     """Every figure of one network on one split.
 
@@ -51,6 +52,7 @@ def judge_network(
       operating_point: the rule of `decisions.choose_thresholds`; None: the highest F1.
       prevalence: PPV and NPV are given for this one too.
       groups: of the films, from `subgroups.groups`.
+      counts: the resamples, where several share them; None draws them.
 
     Returns:
       'figures': all of them with intervals and counts, as `figures.of_labels` gives them, and for
@@ -76,7 +78,8 @@ def judge_network(
         decided = np.ones(len(names), bool)
     else:
         called, decided = at_threshold, ~np.isnan(thresholds)
-    counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
+    if counts is None:
+        counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
     found = figures.of_labels(labels, ranks, scores, called, decided, counts, names, clusters)
     own = found["labels"]
     # Of one-of-N a class that is never the answer has precision 0.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
+from cxrjax.evaluation import plots
 from cxrjax.metrics.segmentation import SCORES
 
 COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73")  # of Okabe & Ito, as in `plots`
@@ -56,8 +57,12 @@ def plot(
     answer: Bool[np.ndarray, "n h w m"],
     structures: Sequence[str],
     title: str,
+    mark: str = "",
 ) -> None:
-    """Film, truth and prediction of each film, two films a row; the truth is outlined in both."""
+    """Film, truth and prediction of each film, two films a row; the truth is outlined in both.
+
+    Where films were seen in training, `mark` is written below them.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -86,7 +91,7 @@ def plot(
     figure.legend(handles=handles, loc="outside upper right", fontsize=8, frameon=False,
                   ncols=len(handles))
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    figure.savefig(path, dpi=110)
+    plots.save(figure, path, 110, mark)
 
 
 def _fill(ax: Any, mask: np.ndarray, color: str) -> None:

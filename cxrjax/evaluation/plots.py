@@ -1,4 +1,4 @@
-"""The pictures of a report: ROC, precision-recall, reliability, decision curves, confusion.
+"""The pictures of a report: reliability, decision curves, confusion; the curves are in `curves`.
 
 Colours are those of Okabe & Ito (2008), which colour-blind readers tell apart, without their
 yellow; where there are more lines than colours they differ by dashes too.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cxrjax.metrics import decisions, intervals, ranking
+from cxrjax.metrics import decisions, intervals
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
@@ -28,50 +28,25 @@ def style(k: int) -> dict[str, str]:
             "linestyle": DASHES[k // len(COLORS) % len(DASHES)]}
 
 
-def plot_curves(
-    path: pathlib.Path,
-    labels: Float[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    names: Sequence[str],
-    kind: str,
-) -> None:
-    """ROC ('roc') or precision-recall ('pr') curves of all labels in one picture.
-
-    Between two thresholds no precision is reached, so its curve is drawn in steps.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
-    axes = figure.subplots()
-    areas = (ranking.auroc if kind == "roc" else ranking.average_precision)(labels, scores)
-    for k, name in enumerate(names):
-        if kind == "roc":
-            x, y, _ = ranking.roc_curve(labels[:, k], scores[:, k])
-        else:
-            y, x, _ = ranking.precision_recall_curve(labels[:, k], scores[:, k])
-        label = f"{name.replace('_', ' ')} {areas[k]:.3f}" if len(x) else f"{name} not judged"
-        steps = "default" if kind == "roc" else "steps-post"
-        axes.plot(x, y, **style(k), drawstyle=steps, label=label, linewidth=1.5)
-    if kind == "roc":
-        axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
-        axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC, area under the curve")
-    else:
-        axes.set(xlabel="recall", ylabel="precision", title="Precision-recall, average precision")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(path, dpi=130)
+def save(figure: Any, path: pathlib.Path, dpi: int, mark: str = "") -> None:
+    """Writes a picture, with a mark below it where there is one (films SEEN IN TRAINING)."""
+    if mark:
+        figure.text(0.5, -0.01, mark.strip(" ()"), ha="center", va="top", fontsize=9,
+                    color=COLORS[1], fontweight="bold")
+    figure.savefig(path, dpi=dpi, bbox_inches="tight" if mark else None)
 
 
 def plot_reliability(
-    path: pathlib.Path, points: Mapping[str, Mapping[str, Sequence[float]]]
+    path: pathlib.Path, points: Mapping[str, Mapping[str, Sequence[float]]], mark: str = ""
 ) -> None:
     """A panel per label: the share of positives by predicted probability, with 95% intervals.
 
     Args:
       path: of the picture.
       points: {label: `calibration.reliability`}.
+      mark: see `save`.
     """
-    figure, axes = _panels(list(points), "mean probability", "share of positives")
+    figure, axes = panels(list(points), "mean probability", "share of positives")
     for ax, own in zip(axes, points.values()):
         x, y, films = (np.asarray(own[key], float)
                        for key in ("probability", "frequency", "films"))
@@ -82,7 +57,7 @@ def plot_reliability(
                     markersize=3.5, linewidth=1.2, elinewidth=0.9, capsize=2)
         # A rare finding lies in a corner: the panel shows as much as the points reach.
         ax.set(xlim=(0, min(1, reach)), ylim=(0, min(1, reach)))
-    figure.savefig(path, dpi=110)
+    save(figure, path, 110, mark)
 
 
 def plot_decisions(
@@ -90,10 +65,11 @@ def plot_decisions(
     labels: Float[np.ndarray, "n k"],
     probs: Float[np.ndarray, "n k"],
     names: Sequence[str],
+    mark: str = "",
 ) -> None:
     """A panel per label: the net benefit of acting on the network's answer, on all films, on none.
     """
-    figure, axes = _panels(names, "threshold probability", "net benefit")
+    figure, axes = panels(names, "threshold probability", "net benefit")
     for k, ax in enumerate(axes):
         own = decisions.net_benefit(labels[:, k], probs[:, k], THRESHOLDS)
         ax.plot(THRESHOLDS, own["none"], color=COLORS[-1], linewidth=1, label="on none")
@@ -101,37 +77,43 @@ def plot_decisions(
                 label="on all")
         ax.plot(THRESHOLDS, own["model"], color=COLORS[0], linewidth=1.5, label="by the network")
         top = float(np.nanmax([0.01, *own["model"], own["all"][0]]))
-        ax.set(xlim=(0, 1), ylim=(-0.3 * top, 1.1 * top))
+        acts = np.flatnonzero(np.abs(own["model"]) > 1e-12)  # beyond, no film is acted on
+        last = THRESHOLDS[acts[-1]] if len(acts) else 0.0
+        ax.set(xlim=(0, min(1.0, max(0.1, 1.1 * last))), ylim=(-0.3 * top, 1.1 * top))
     axes[0].legend(fontsize=8, frameon=False, loc="upper right")
-    figure.savefig(path, dpi=110)
+    save(figure, path, 110, mark)
 
 
-def _panels(names: Sequence[str], x: str, y: str) -> tuple[Any, list[Any]]:
+def panels(names: Sequence[str], x: str, y: str) -> tuple[Any, list[Any]]:
+    """A figure with a panel for each label, four or five beside each other, and its panels.
+
+    Two such figures of fourteen labels fit a printed page.
+    """
     from matplotlib.figure import Figure
 
-    columns = min(4, len(names))
+    columns = min(4 if len(names) <= 8 else 5, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(max(4.0, 3.1 * columns), 2.9 * rows + 0.2), layout="constrained")
+    figure = Figure(figsize=(max(4.0, 1.95 * columns), 1.86 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(names):]:
         ax.set_axis_off()
     for ax, name in zip(axes.flat, names):
-        ax.set_title(name.replace("_", " "), fontsize=10)
-        ax.tick_params(labelsize=8)
+        ax.set_title(name.replace("_", " "), fontsize=9)
+        ax.tick_params(labelsize=7.5)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
     return figure, list(axes.flat[: len(names)])
 
 
 def plot_confusion(
-    path: pathlib.Path, matrix: np.ndarray, names: Sequence[str], title: str
+    path: pathlib.Path, matrix: np.ndarray, names: Sequence[str], title: str, mark: str = ""
 ) -> None:
     """The confusion matrix of `draw_confusion` as a picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.6 + 1.1 * len(names), 1.4 + len(names)), layout="constrained")
     draw_confusion(figure.subplots(), matrix, names, title)
-    figure.savefig(path, dpi=130)
+    save(figure, path, 130, mark)
 
 
 def draw_confusion(axes: Any, matrix: np.ndarray, names: Sequence[str], title: str) -> None:

@@ -23,6 +23,8 @@ from cxrjax import tables
 from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.evaluation import plots
+from cxrjax.evaluation.provenance import mark
 from cxrjax.metrics import _common, bootstrap, decisions, ranking
 from cxrjax.training import steps
 from cxrjax.training.restored import Run
@@ -79,7 +81,7 @@ class Answers:
 
 def probe(
     run: Run, films: Films, split: str, folder: pathlib.Path, masker: Run | None = None,
-    tta: bool = False,
+    tta: bool = False, seen: str = "",
 ) -> dict[str, Any]:
     """Judges a run on the variants of one split's films; writes probe.md, probe.json, probe.png.
 
@@ -91,6 +93,7 @@ def probe(
       masker: a run whose masks stand in where a film has none; by default `run` itself, if it has
         a decoder. Films that have neither are left out, and counted.
       tta: whether `run` predicts means over a film and its mirror image, for the page to say.
+      seen: from `provenance.refuse_seen`; where films were seen all that is written says so.
 
     Raises:
       UserError: see `check`; or every mask of the films is empty.
@@ -106,7 +109,7 @@ def probe(
     _, clusters = films.clusters(positions)
     counts = bootstrap.resample(len(positions), seed=0, cluster=clusters)
     result = {
-        "split": split, "tta": tta, "protocol": films.info.get("protocol", ""),
+        "split": split, "tta": tta, "seen": seen, "protocol": films.info.get("protocol", ""),
         "films": len(positions), "films of the split": len(answers.chosen),
         "truth masks": answers.truth, "predicted masks": len(positions) - answers.truth,
         "masks predicted by": masker.config.model.name,
@@ -120,7 +123,7 @@ def probe(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "probe.json", json.dumps(tables.finite(result), indent=1) + "\n")
     write_text(folder / "probe.md", markdown(result))
-    plot(folder / "probe.png", answers.examples)
+    plot(folder / "probe.png", answers.examples, mark(seen))
     return result
 
 
@@ -285,7 +288,7 @@ def _samples(
 
 def summary(result: Mapping[str, Any]) -> str:
     """What a user reads first: which films, and a sentence for each network."""
-    lines = [f"probe on {masks_line(result)}"]
+    lines = [f"probe on {masks_line(result)}{mark(result['seen'])}"]
     for network, judged in result["networks"].items():
         lines += verdict(network, judged)
     return "\n".join(lines)
@@ -294,14 +297,32 @@ def summary(result: Mapping[str, Any]) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """The probe as a page."""
     lines = [
-        f"# What the score does not owe to the lungs: {result['split']} split", "",
+        f"# What the score does not owe to the lungs: {result['split']} split"
+        f"{mark(result['seen'])}", "",
+        *([f"- **{result['seen']}**"] if result["seen"] else []),
         f"- protocol: {result['protocol']}",
         f"- {masks_line(result)}",
         *(["- every answer is the mean over a film and its mirror image"] * result["tta"]),
-        "- beyond chance: how much of the whole film's score above chance ("
-        + ", ".join(f"{k} {v:.3f}" for k, v in result["chance"].items())
-        + ") is left, with its 95% interval; below chance counts as 0%", "",
+        f"- {_beyond_chance(result)}", "",
     ]
+    return "\n".join([*lines, *_by_network(result, "##", mark(result["seen"]))]) + "\n"
+
+
+def lines(result: Mapping[str, Any], heading: str = "##") -> list[str]:
+    """The probe as a section of a report."""
+    return [*([f"**{result['seen']}**", ""] if result["seen"] else []),
+            f"How much of the score is there without the lungs (Maguolo & Nanni 2021), on "
+            f"{masks_line(result)}. {_beyond_chance(result)}.", "", *_by_network(result, heading)]
+
+
+def _beyond_chance(result: Mapping[str, Any]) -> str:
+    return ("beyond chance: how much of the whole film's score above chance ("
+            + ", ".join(f"{k} {v:.3f}" for k, v in result["chance"].items())
+            + ") is left, with its 95% interval; below chance counts as 0%")
+
+
+def _by_network(result: Mapping[str, Any], heading: str, marked: str = "") -> list[str]:
+    lines = []
     for network, judged in result["networks"].items():
         rows = []
         figures = [f for f in ("macro AUROC", "accuracy", "macro recall") if f in judged[WHOLE]]
@@ -313,10 +334,10 @@ def markdown(result: Mapping[str, Any]) -> str:
             rows.append([variant, *cells, *map(_percent, shares)])
         titles = ["shown", *figures, *(f"{f}, beyond chance" for f in result["chance"])]
         own = judged[WHOLE]
-        lines += [f"## {network}", "", *verdict(network, judged), "",
+        lines += [f"{heading} {network}{marked}", "", *verdict(network, judged), "",
                   f"{own['classes judged']} of {own['classes']} classes could be judged.", "",
                   *tables.table(titles, rows), ""]
-    return "\n".join([*lines, "![What the network was shown](probe.png)"]) + "\n"
+    return [*lines, "![What the network was shown](probe.png)"]
 
 
 def masks_line(result: Mapping[str, Any]) -> str:
@@ -358,8 +379,8 @@ def _percent(share: Sequence[float]) -> str:
     return value if low == high == value else f"{value} ({low} to {high})"
 
 
-def plot(path: pathlib.Path, examples: Mapping[str, np.ndarray]) -> None:
-    """A few films as they were shown, a row for each film."""
+def plot(path: pathlib.Path, examples: Mapping[str, np.ndarray], marked: str = "") -> None:
+    """A few films as they were shown, a row for each film; `marked`: see `plots.save`."""
     from matplotlib.figure import Figure
 
     films = len(next(iter(examples.values())))
@@ -371,4 +392,4 @@ def plot(path: pathlib.Path, examples: Mapping[str, np.ndarray]) -> None:
             top = 255 if film.dtype == np.uint8 else 1
             ax.imshow(film[..., 0], cmap="gray", vmin=0, vmax=top)
             ax.set_axis_off()
-    figure.savefig(path, dpi=110)
+    plots.save(figure, path, 110, marked)

@@ -67,6 +67,11 @@ def refuse_seen(
     return ". ".join(words)
 
 
+def mark(seen: str) -> str:
+    """What follows a heading or a name where `refuse_seen` said that films were seen; else ''."""
+    return " (films SEEN IN TRAINING)" if "SEEN" in seen else ""
+
+
 def changed(run: Run, films: Films) -> str:
     """What is to be said where `films` may not be those of the training; '' where they are."""
     before, now = (facts.get("fingerprint") for facts in (run.meta["dataset"], films.info))

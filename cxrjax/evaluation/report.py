@@ -6,16 +6,30 @@ import csv
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from cxrjax.evaluation import html, plots, sections, spreadsheets
+from cxrjax.evaluation import (
+    checklist,
+    circumstances,
+    cohort,
+    curves,
+    html,
+    pdf,
+    plots,
+    probe,
+    provenance,
+    sections,
+    spreadsheets,
+    worst,
+)
 from cxrjax.evaluation.judge import positive_labels
+from cxrjax.metrics import bands, bootstrap
 from cxrjax.metrics.ranking import log_odds, probabilities
-from cxrjax.tables import finite, interval, number, table
+from cxrjax.tables import figure, finite, interval, number, table
 from cxrjax.training.workdir import write_text
 
 
@@ -27,55 +41,102 @@ def write(
     logits: Mapping[str, Float[np.ndarray, "n k"]],
     published: Sequence[Any] = (),
     clusters: Mapping[str, np.ndarray | None] | None = None,
+    *,
+    show: Callable[[int], np.ndarray] | None = None,
+    counts: Float32[np.ndarray, "n r"] | None = None,
 ) -> None:
-    """Writes the report (.md, .html, .json), its figures and predictions as CSV, its pictures.
+    """Writes the report (.md, .html, .pdf, .json), figures and predictions as CSV, and pictures.
 
     Args:
       folder: made where it is missing.
       report: {'run', 'labels', 'task', 'split', 'protocol', 'split_name', 'networks': {name:
-        `judge_network`}}.
+        `judge_network`}}; where they are known 'cohort' (`cohort.describe`), 'made'
+        (`circumstances.facts`), 'probe' (`probe.probe`).
       ids: of the films.
       labels: of the films.
       logits: of every network.
       published: `sets._published.Published` figures of the data set.
       clusters: {column: patient or group of each film} for predictions.csv; None where not known.
+      show: film of a row of `labels` -> its pixels [h, w], for the pictures of the worst errors.
+      counts: the resamples of the figures, for the bands; None draws them again.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names, task = report["labels"], report["task"]
-    write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
+    names, task, mark = report["labels"], report["task"], seen_mark(report["run"])
     scores = {n: probabilities(z, task) for n, z in logits.items()}
     write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits,
-                      seen_mark(report["run"]).strip())
+                      mark.strip())
+    worst_of = {n: worst.of_network(judged, labels, scores[n], ids, names, task)
+                for n, judged in report["networks"].items() if "operating point" in judged}
+    report = {**report, "worst": {n: [{k: v for k, v in e.items() if k != "film"} for e in errors]
+                                  for n, errors in worst_of.items()}}
+    if "made" in report:
+        own = {**report["made"]["hashes"],
+               "predictions": circumstances.file_hash(folder / "predictions.csv")}
+        report["made"] = {**report["made"], "hashes": own}
+    write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
     spreadsheets.write(
-        folder, {f"{n}{seen_mark(report['run'])}": own for n, own in report["networks"].items()},
-        labels, {f"{n}{seen_mark(report['run'])}": own for n, own in scores.items()}, names,
+        folder, {f"{n}{mark}": own for n, own in report["networks"].items()},
+        labels, {f"{n}{mark}": own for n, own in scores.items()}, names,
     )
+    worst.write(folder / "worst_errors.csv", worst_of, mark.strip())
+    if "cohort" in report:
+        spreadsheets.write_tables(folder, cohort.spreadsheets(report["cohort"]), mark.strip())
+        cohort.plot_flow(folder / "flow.png", report["cohort"], mark)
+    _draw(folder, report, labels, logits, scores, clusters, counts)
+    for name, errors in worst_of.items() if show else ():
+        if errors:
+            worst.plot(folder / f"worst_{name}.png", worst.shown(errors), show, mark)
+    text = markdown(report, published)
+    write_text(folder / "report.md", text)
+    filled = "\n".join(["", f"## Checklist{mark}", "", *checklist.lines(report), ""])
+    write_text(folder / "checklist.md", f"# Checklist{mark}\n{filled.partition(chr(10) * 2)[2]}")
+    title = f"{report['split']} split of {report['run']['workdir']}{mark}"
+    page = html.page(text + filled, folder, title)
+    write_text(folder / "report.html", page)
+    if said := pdf.write(folder / "report.pdf", page):
+        (folder / "report.pdf").unlink(missing_ok=True)  # one of before would say something else
+        print(said)
+
+
+def _draw(
+    folder: pathlib.Path, report: Mapping[str, Any], labels: np.ndarray,
+    logits: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray],
+    clusters: Mapping[str, np.ndarray | None] | None, counts: np.ndarray | None,
+) -> None:
+    """The pictures of every network, and the first page's."""
+    names, task, mark = report["labels"], report["task"], seen_mark(report["run"])
     shown = positive_labels(names, task)
-    own = [names[k] for k in shown]
-    for name, z in logits.items():
-        ranks, judged = log_odds(z, task)[:, shown], report["networks"][name]
-        plots.plot_curves(folder / f"roc_{name}.png", labels[:, shown], ranks, own, "roc")
-        plots.plot_curves(folder / f"pr_{name}.png", labels[:, shown], ranks, own, "pr")
+    own, truth = [names[k] for k in shown], labels[:, shown]
+    if counts is None:
+        units = next((c for c in (clusters or {}).values() if c is not None), None)
+        counts = bootstrap.resample(len(labels), seed=0, cluster=units)
+    front: dict[str, Any] = {}
+    ranks = {name: log_odds(z, task)[:, shown] for name, z in logits.items()}
+    for name, judged in report["networks"].items():
+        found = {label: bands.bands(truth[:, k], ranks[name][:, k], counts)
+                 for k, label in enumerate(own)}
+        there = [f["roc"] for f in found.values() if f]
+        front[name] = {"bands": found, "mean": bands.mean_band(there) if there else None}
+        for kind in ("roc", "pr"):
+            curves.plot_curves(folder / f"{kind}_{name}.png", truth, ranks[name], own, kind,
+                               judged["figures"]["labels"], found, mark)
         points = {label: judged["reliability"][label] for label in own
                   if label in judged.get("reliability", ())}
         if points:
-            plots.plot_reliability(folder / f"reliability_{name}.png", points)
-        plots.plot_decisions(
-            folder / f"decisions_{name}.png", labels[:, shown], scores[name][:, shown], own
-        )
+            plots.plot_reliability(folder / f"reliability_{name}.png", points, mark)
+        plots.plot_decisions(folder / f"decisions_{name}.png", truth, scores[name][:, shown], own,
+                             mark)
         if "confusion" in judged:
             matrix = np.asarray(judged["confusion"])
-            plots.plot_confusion(folder / f"confusion_{name}.png", matrix, names, name)
-    text = markdown(report, published)
-    write_text(folder / "report.md", text)
-    title = f"{report['split']} split of {report['run']['workdir']}{seen_mark(report['run'])}"
-    write_text(folder / "report.html", html.page(text, folder, title))
+            plots.plot_confusion(folder / f"confusion_{name}.png", matrix, names, name, mark)
+    figures = {n: judged["figures"]["labels"] for n, judged in report["networks"].items()}
+    curves.plot_front(folder / "front.png", truth, ranks, own, figures, front, mark)
 
 
 def seen_mark(run: Mapping[str, Any]) -> str:
     """What follows a heading or a name where the films were seen in training; else ''."""
-    return " (films SEEN IN TRAINING)" if "SEEN" in run.get("seen", "") else ""
+    return provenance.mark(run.get("seen", ""))
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -97,7 +158,7 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
     """The report as a page; published figures only beside ours where the split is the same."""
     run = report["run"]
     lines = [
-        f"# {report['split']} split of {run['workdir']}", "",
+        f"# {report['split']} split of {run['workdir']}", "", *_first_words(report), "",
         f"- protocol: {report['protocol']}",
         f"- checkpoint: {run['checkpoint']}, step {run['step']}, epoch {run['epoch']:.1f}; seed "
         f"{run['seed']}; {run['image_size']} px; weights from {run['init_from'] or 'scratch'}",
@@ -111,12 +172,56 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         *_decision_lines(report), "",
     ]
     mark = seen_mark(run)
+    if any(judged["macro"]["classes judged"] for judged in report["networks"].values()):
+        lines += [f"![{_front_words(report)}](front.png)", ""]
     lines += [f"## Networks{mark}", "", *_macro_table(report)]
+    if "cohort" in report:
+        lines += ["", f"## Films{mark}", "", *cohort.lines(report["cohort"], report["split"])]
     for name, judged in report["networks"].items():
         lines += ["", f"## {name}{mark}", "",
                   *sections.of_network(name, judged, report["labels"], report["task"])]
+        if name in report.get("worst", ()):
+            lines += ["", "### Worst errors", "",
+                      *worst.lines(name, report["worst"][name], report.get("films shown", False))]
+    if report.get("probe"):
+        lines += ["", f"## Probe{mark}", "", *probe.lines(report["probe"], "###")]
     lines += published_tables(report, published)
+    if run.get("config"):
+        lines += ["", f"## Training{mark}", "", *sections.recipe(run["config"])]
+    if "made" in report:
+        lines += ["", f"## Provenance{mark}", "", *circumstances.lines(run, report["made"])]
     return "\n".join(lines) + "\n"
+
+
+def _first_words(report: Mapping[str, Any]) -> list[str]:
+    """The figure of every network in a sentence, with what it is of."""
+    out = []
+    for name, judged in report["networks"].items():
+        m = judged["macro"]
+        of = f"{report['films']:,} films"
+        if judged["figures"]["macro"]["AUROC"]["patients"] is not None:
+            unit = "patients" if report.get("cohort", {}).get("unit", "patient") == "patient" \
+                else "groups"
+            of += f" of {judged['figures']['macro']['AUROC']['patients']:,} {unit}"
+        if len(positive_labels(report["labels"], report["task"])) == 1:
+            label = report["labels"][positive_labels(report["labels"], report["task"])[0]]
+            own = judged["figures"]["labels"][label]["AUROC"]
+            what = f"AUROC of {label}"
+            value, of = figure(own), of + f", {own['positives']:,} of them positive"
+        else:
+            what = f"macro AUROC of {m['classes judged']} of {m['classes']} findings"
+            value = (f"{number(m['macro AUROC'])} "
+                     f"({interval(m['macro AUROC low'], m['macro AUROC high'])})")
+        out += [f"**{name}: {what} {value}**, 95% interval in brackets; {of}, {report['split']} "
+                f"split{seen_mark(report['run'])}.", ""]
+    return out[:-1]
+
+
+def _front_words(report: Mapping[str, Any]) -> str:
+    if len(positive_labels(report["labels"], report["task"])) == 1:
+        return "ROC and precision-recall curves with pointwise 95% bands of the bootstrap"
+    return ("Left: mean of the findings' ROC curves at each specificity, with its pointwise 95% "
+            "band. Right: AUROC of each finding with its 95% interval")
 
 
 def _decision_lines(report: Mapping[str, Any]) -> list[str]:
@@ -149,19 +254,19 @@ def _convergence_line(run: Mapping[str, Any]) -> list[str]:
 
 
 def _macro_table(report: Mapping[str, Any]) -> list[str]:
+    """A row per figure, a column per network: more figures than networks fit a page's width."""
     networks = report["networks"]
     every = dict.fromkeys(k for judged in networks.values() for k in judged["macro"])
     keys = [k for k in every
             if not k.endswith((" low", " high")) and not k.startswith(("classes", "resamples"))]
     rows = []
-    for name, judged in networks.items():
-        m = judged["macro"]
-        cells = [
-            f"{number(m[k])} ({interval(m[k + ' low'], m[k + ' high'])})"
-            if k + " low" in m else number(m.get(k)) for k in keys
-        ]
-        rows.append([name, *cells])
-    return table(["network", *keys], rows)
+    for k in keys:
+        cells = []
+        for m in (judged["macro"] for judged in networks.values()):
+            ends = f" ({interval(m[k + ' low'], m[k + ' high'])})" if k + " low" in m else ""
+            cells.append(number(m.get(k)) + ends)
+        rows.append([k, *cells])
+    return table(["figure", *networks], rows)
 
 
 def _whose(p: Any, report: Mapping[str, Any]) -> str:

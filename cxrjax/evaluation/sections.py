@@ -26,28 +26,35 @@ def of_network(name: str, judged: Figures, labels: Sequence[str], task: str) -> 
         if len(shown) < len(labels):
             lines[0] += (f" Of the two classes {shown[0]} is shown; the other's curve mirrors it, "
                          "and its sensitivity is this one's specificity.")
-        lines += ["", f"![ROC curves](roc_{name}.png)", *_ranking(judged, shown)]
-        lines += ["", f"![Precision-recall curves](pr_{name}.png)"]
+        lines += ["", "### Ranking", *_ranking(judged, shown), "",
+                  f"![ROC curves of {name} with pointwise 95% bands of the bootstrap; dotted: "
+                  f"chance](roc_{name}.png)", "",
+                  f"![Precision-recall curves of {name}, in steps, with pointwise 95% bands; "
+                  f"dotted: the share of positives, which is chance](pr_{name}.png)"]
         lines += ["", "### Decisions", "", *_decisions(judged, shown, task)]
         lines += _operating_point(judged, shown, task)
     if "confusion" in judged:
         lines += ["", "Films by truth (row) and answer (column):", "",
                   *table(["", *labels], [[label, *row] for label, row in
                                          zip(labels, judged["confusion"])]),
-                  "", f"![Confusion matrix](confusion_{name}.png)"]
+                  "", f"![Confusion matrix of {name}: films, and their share of the "
+                  f"true class](confusion_{name}.png)"]
     if "figures" in judged:
         lines += ["", "### Calibration", "", *_calibration(judged, shown, task),
-                  "", f"![Reliability diagrams](reliability_{name}.png)",
+                  "", f"![Reliability of {name}: share of positives by predicted probability, "
+                  f"with Wilson's 95% intervals; dotted: calibrated](reliability_{name}.png)",
                   "", "### Decision curves", "",
                   "Net benefit (Vickers & Elkin 2006) of acting on the films whose probability "
                   "reaches the threshold, beside acting on all and on none.",
-                  "", f"![Decision curves](decisions_{name}.png)"]
+                  "", f"![Decision curves of {name}: net benefit by threshold probability]"
+                  f"(decisions_{name}.png)"]
     if judged.get("subgroups"):
         lines += ["", "### Subgroups", "", *_subgroups(judged["subgroups"], shown)]
         lines += _under_diagnosis(judged.get("under-diagnosis", ()))
     if "masks" in judged:
         lines += ["", "### Masks", "", *_masks(judged), "",
-                  f"Film by film in masks.csv; the worst ones in masks_{name}.png."]
+                  "Film by film in masks.csv.", "",
+                  f"![The masks of {name} that agree least with the truth](masks_{name}.png)"]
     return lines
 
 
@@ -225,3 +232,20 @@ def _masks(judged: Figures) -> list[str]:
          f"{f['HD95 (pixels)']:.2f}"] for structure, f in judged["masks"].items()
     ]
     return table(titles, rows)
+
+
+def recipe(config: Mapping[str, Any]) -> list[str]:
+    """The config that a run was trained with: a row for each of its parts."""
+    rows = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v not in ("", None))
+        if value not in ("", None):
+            rows.append([key, _plain(value).replace("|", "\\|")])
+    return table(["part", "setting"], rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
+    return " ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)

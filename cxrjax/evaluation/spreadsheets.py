@@ -44,6 +44,15 @@ def write(
            _curves(labels, probs, names))
 
 
+def write_tables(
+    folder: pathlib.Path, tables: Mapping[str, Sequence[Sequence[Any]]], mark: str = ""
+) -> None:
+    """Writes {file: rows, the first of them titles}; a `mark` is a column of its own."""
+    for name, (titles, *rows) in tables.items():
+        note = [mark] * bool(mark)
+        _write(folder / name, [*titles, *["note"] * bool(mark)], ([*row, *note] for row in rows))
+
+
 def _write(path: pathlib.Path, titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -135,9 +135,9 @@ def _how(run: Run, options: Options) -> str:
     return f"{options.network}, {method}{', spread' * options.spread}, {size} px"
 
 
-def _style(run: Run, options: Options, fit: str) -> gallery.Style:
-    labels = run.meta["labels"]
-    return gallery.Style(labels, _how(run, options), options.threshold, fit)
+def _style(run: Run, options: Options, fit: str, seen: str = "") -> gallery.Style:
+    how = _how(run, options) + provenance.mark(seen)  # stands on every picture
+    return gallery.Style(run.meta["labels"], how, options.threshold, fit)
 
 
 def _most_probable(
@@ -250,7 +250,8 @@ def explain_split(
         marked=marked if boxes else None,
     )
     # The films of a data set are the network's squares already.
-    names = gallery.write_pictures(folder, shots, _style(run, options, "stretch"), note)
+    names = gallery.write_pictures(folder, shots, _style(run, options, "stretch", seen),
+                                   note)
     report = write_report(run, options, folder, facts, names, explanations)
     print(f"{len(explanations):,} films explained: {folder / 'explain.md'}")
     return report

@@ -12,6 +12,7 @@ import numpy as np
 
 from cxrjax import tables
 from cxrjax.errors import UserError
+from cxrjax.evaluation import provenance
 from cxrjax.explanation import heatmaps
 from cxrjax.explanation import marked as marking
 from cxrjax.explanation.heatmaps import Explanation
@@ -67,9 +68,9 @@ def _markdown(
     report: Mapping[str, Any], systems: Mapping[str, marking.Judged], facts: Mapping[str, Any],
     labels: Sequence[str],
 ) -> str:
-    run = report["run"]
+    run, mark = report["run"], provenance.mark(report.get("seen", ""))
     lines = [
-        f"# Where {run['network']} looked", "",
+        f"# Where {run['network']} looked{mark}", "",
         f"- {heatmaps.TITLES[report['method']]}; a region is what reaches "
         f"{report['threshold']:.0%} of its map's maximum"
         + f"; maps {report['finer']} times as fine as the network's last" * (report["finer"] > 1)
@@ -87,16 +88,16 @@ def _markdown(
             f"- {report['boxes']:,} boxes on {report['films']:,} films"
             + (f"; {left_out:,} boxes are on films of other splits, or not at hand" if left_out
                else ""),
-            "", "## Agreement with the marked boxes", "", *_explanation_of_scores(),
+            "", f"## Agreement with the marked boxes{mark}", "", *_explanation_of_scores(),
             "", scores_table({n: s["largest"] for n, s in systems.items()}, labels),
-            "", "## Means by other rules", "",
+            "", f"## Means by other rules{mark}", "",
             "What is compared with a marked box where a map has several regions: `largest` is the "
             "table above; `any` the best of them, so that wrong ones cost nothing (Wang et al. "
             "2017); `hull` the one box round all.", "", *_rules_table(systems),
         ]
     if facts.get("published"):
         lines += ["", *_published_table(facts["published"])]
-    lines += ["", "## Pictures", ""]
+    lines += ["", f"## Pictures{mark}", ""]
     lines += [f"- {name.replace('_', ' ')}: ![{name}](<{file}>)"
               for name, file in report["sheets"].items()]
     return "\n".join(lines) + "\n"

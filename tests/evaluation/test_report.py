@@ -191,7 +191,7 @@ def test_the_page_needs_no_other_file(tmp_path):
     result["run"]["workdir"] = "<script>w"
     report.write(tmp_path, result, [f"film{i}" for i in range(4)], labels, {"net": logits})
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5 and 'src="roc' not in page
+    assert page.count("data:image/png;base64,") == 6 and 'src="roc' not in page
     assert "<script>" not in page and "<table>" in page
 
 

@@ -6,7 +6,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "_by_name": ["boxes", "head", "load", "main", "module", "names", "prepare"],
+    "_by_name": ["account", "boxes", "head", "load", "main", "module", "names", "prepare"],
     "_origins": ["identities"],
     "_synonyms": ["match_labels"],
     "base": ["Account", "Films", "WrongFolder"],

@@ -12,7 +12,8 @@ from cxrjax.data.sets.base import Account, Films, WrongFolder, merge_options
 from cxrjax.errors import UserError
 from cxrjax.names import public_modules, resolve_module
 
-__all__ = ["Account", "Films", "boxes", "head", "load", "main", "module", "names", "prepare"]
+__all__ = ["Account", "Films", "account", "boxes", "head", "load", "main", "module", "names",
+           "prepare"]
 
 
 def names() -> list[str]:
@@ -78,6 +79,20 @@ def load(options: Mapping[str, Any]) -> Films:
     """
     found, merged = _resolve(options)
     return checked(found.load(merged), options["name"])
+
+
+def account(options: Mapping[str, Any], films: Films) -> Account | None:
+    """The account of the preparation that `films`, opened with these options, are from.
+
+    None where films are made from a seed, or the set keeps no account beside them.
+    """
+    from cxrjax.data.sets._preparation import ACCOUNT, read_account
+
+    folder = _resolve(options)[1].get("data_dir")
+    if not folder or not films.info.get("prepared"):
+        return None
+    directory = Path(folder).expanduser() / films.info["prepared"]
+    return read_account(directory) if (directory / ACCOUNT).is_file() else None
 
 
 def head(options: Mapping[str, Any]) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
