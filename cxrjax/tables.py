@@ -43,6 +43,14 @@ def figure(own: Mapping[str, Any] | None) -> str:
     return f"{number(own['value'])} ({interval(own['low'], own['high'])})"
 
 
+def signed(value: float, low: float, high: float) -> str:
+    """'+0.0123 (-0.0020 to +0.0266)': a difference with its interval."""
+    if math.isnan(value):
+        return "-"
+    ends = "" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})"
+    return f"{value:+.4f}{ends}"
+
+
 def finite(tree: Any) -> Any:
     """JSON has no nan: null stands for a figure that could not be judged."""
     if isinstance(tree, Mapping):

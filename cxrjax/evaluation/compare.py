@@ -27,9 +27,11 @@ from jaxtyping import Float, Float32
 from cxrjax import tables
 from cxrjax.data import sets
 from cxrjax.errors import UserError
-from cxrjax.evaluation import plots, report
+from cxrjax.evaluation import comparison_plots, report
+from cxrjax.evaluation.differences import p_words
 from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_networks, title
-from cxrjax.metrics import bootstrap, decisions, ranking
+from cxrjax.metrics import bootstrap, decisions, intervals, ranking
+from cxrjax.metrics import figures as figures_of
 from cxrjax.names import suggest
 from cxrjax.training.resume import MAY_CHANGE, flat
 from cxrjax.training.workdir import write_text
@@ -139,6 +141,7 @@ def compare(
     first = networks[0]
     counts = bootstrap.resample(len(first.ids), resamples, seed=0, cluster=first.clusters)
     figures = list(dict.fromkeys(f for run in networks for f in run.figures))
+    samples = {entry.name: sample(entry, counts) for entry in entries}
     result = {
         "split": split, "split_name": first.report["split_name"], "films": len(first.ids),
         "intervals": first.report["intervals"],
@@ -149,7 +152,8 @@ def compare(
                 "workdirs": [str(run.workdir) for run in entry.runs], "seeds": entry.seeds,
                 "network": entry.runs[0].network,
                 "figures": {
-                    f: {"mean": entry.mean(f), "sd": entry.spread(f), "values": entry.values(f)}
+                    f: {"mean": entry.mean(f), "sd": entry.spread(f), "values": entry.values(f),
+                        **_over_seeds(entry, f, samples[entry.name])}
                     for f in figures if entry.values(f)
                 },
                 "difference to the best": {}, "difference to the baseline": {},
@@ -157,28 +161,49 @@ def compare(
         },
         "configs differ in": differences(entries),
     }
-    samples = {entry.name: sample(entry, counts) for entry in entries}
     for figure in figures:
         there = [entry for entry in entries if entry.values(figure)]
         best = max(there, key=lambda entry: entry.mean(figure))
         for other, what in ((best, "best"), (by_name.get(baseline), "baseline")):
             for entry in there if any(other is e for e in there) else ():
-                low, high = bootstrap.difference(
-                    samples[entry.name][figure], samples[other.name][figure]
-                )
+                a, b = (samples[e.name][figure] for e in (entry, other))
+                low, high = bootstrap.difference(a, b)
+                value = entry.mean(figure) - other.mean(figure)
+                # Its own difference is none, and so not counted.
+                p = figures_of.p_value(a - b, value) if entry is not other else None
                 result["entries"][entry.name][f"difference to the {what}"][figure] = {
-                    what: other.name, "value": entry.mean(figure) - other.mean(figure),
-                    "low": float(low), "high": float(high),
+                    what: other.name, "value": value, "low": float(low), "high": float(high),
+                    "p": p,
                 }
+    for what in ("best", "baseline"):
+        _correct(result["entries"], f"difference to the {what}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.json", json.dumps(tables.finite(result), indent=1) + "\n")
-    plot_roc(folder / "roc.png", entries)
+    comparison_plots.plot_roc(folder / "roc.png", entries)
     if first.report["task"] == "multiclass":
-        plot_confusions(folder / "confusion.png", entries)
+        comparison_plots.plot_confusions(folder / "confusion.png", entries)
     name = first.report["run"]["config"]["dataset"]["name"]
     published = getattr(sets.module(name), "PUBLISHED", ())
     write_text(folder / "comparison.md", markdown(result, entries, figures, published))
     return result
+
+
+def _over_seeds(
+    entry: Entry, figure: str, samples: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """{'least', 'most', 'low', 'high'}: the range over the seeds, and the interval over films and
+    seeds."""
+    ends = bootstrap.interval(samples[figure])
+    found = intervals.over_seeds(entry.values(figure), *map(float, ends))
+    return {key: found[key] for key in ("least", "most", "low", "high")}
+
+
+def _correct(entries: Mapping[str, Any], key: str) -> None:
+    """Adds Holm's p to the differences of one table, for all of them at once."""
+    own = [d for entry in entries.values() for d in entry[key].values()]
+    p = intervals.holm(np.array([np.nan if d["p"] is None else d["p"] for d in own], float))
+    for difference, corrected in zip(own, p):
+        difference["p Holm"] = None if np.isnan(corrected) else float(corrected)
 
 
 # --- experiments
@@ -290,14 +315,14 @@ def markdown(
               f": {protocol}" for protocol in dict.fromkeys(result["protocols"].values())]
     lines += [f"- {result['films']:,} films; 95% intervals: paired {result['intervals']}"]
     if several:
-        lines += ["- several seeds: mean ± standard deviation over the runs; intervals are about "
-                  "the films, not the seeds"]
+        lines += ["- several seeds: mean ± standard deviation over the runs; the intervals of "
+                  "differences are about the films, not the seeds"]
     sizes = {entry.runs[0].report["run"]["image_size"] for entry in entries}
     if "Dice" in figures and len(sizes) > 1:
         lines += ["- Dice: each network is scored on masks of its own resolution"]
     rows = []
     for entry in entries:
-        seeds = ", ".join(map(str, entry.seeds))
+        seeds = _shortly(entry.seeds)
         cells = []
         for f in figures:
             cell = tables.number(entry.mean(f))
@@ -306,11 +331,15 @@ def markdown(
             cells.append(f"**{cell}**" if best[f] == entry.name else cell)
         rows.append([entry.name, seeds, *cells])
     lines += ["", *tables.table(["network", "seed" + "s" * several, *figures], rows)]
+    if several:
+        lines += _seeds_table(result, figures)
     for what, name in (("best", "the best"), ("baseline", result["baseline"])):
         if name is None:
             continue
         lines += ["", f"## Differences to {name}", "",
-                  "Difference and its interval. Without * the films cannot tell the two apart.", ""]
+                  "Difference, its interval, and p (2 Phi(-|difference| / SD of the resamples)) "
+                  "with Holm's correction for all differences of this table. Without * the films "
+                  "cannot tell the two apart.", ""]
         rows = []
         for entry in entries:
             own = result["entries"][entry.name][f"difference to the {what}"]
@@ -356,62 +385,36 @@ def _difference(own: Mapping[str, Any] | None, what: str) -> str:
     if own["low"] == own["high"] == own["value"] == 0:
         return what
     star = "*" if own["low"] > 0 or own["high"] < 0 else ""
-    return f"{own['value']:+.4f} ({own['low']:+.4f} to {own['high']:+.4f}){star}"
+    p = f"{star}, p {p_words(own['p Holm'])}" if own.get("p Holm") is not None else star
+    return tables.signed(own["value"], own["low"], own["high"]) + p
+
+
+def _seeds_table(result: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    """Mean, range and interval over films and seeds, a row per entry."""
+    rows = []
+    for name, own in result["entries"].items():
+        cells = []
+        for f in figures:
+            if (found := own["figures"].get(f)) is None:
+                cells.append("-")
+                continue
+            span = f"; {found['least']:.4f} to {found['most']:.4f}" if len(own["seeds"]) > 1 else ""
+            cells.append(f"{tables.figure({**found, 'value': found['mean']})}{span}")
+        rows.append([name, len(own["seeds"]), *cells])
+    return ["", "## Over films and seeds", "",
+            "Mean over the runs with its 95% interval, which is about the films and the seeds at "
+            "once (their variances added; Welch & Satterthwaite's degrees of freedom), and the "
+            "range of the runs.", "", *tables.table(["network", "runs", *figures], rows)]
+
+
+def _shortly(seeds: Sequence[int]) -> str:
+    """'0, 3, 7', and '0-9' for seeds that follow each other."""
+    there = sorted(seeds)
+    if len(there) > 2 and there == list(range(there[0], there[0] + len(there))):
+        return f"{there[0]}-{there[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def plot_roc(path: pathlib.Path, entries: Sequence[Entry]) -> None:
-    """A panel per label with every entry's ROC curve (one line per seed)."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    names = entries[0].runs[0].report["labels"]
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.5 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    styles = [plots.style(i) for i in range(len(entries))]
-    for ax in axes.flat[len(names):]:
-        ax.set_axis_off()
-    for k, (ax, name) in enumerate(zip(axes.flat, names)):
-        for style, entry in zip(styles, entries):
-            areas = []
-            for run in entry.runs:
-                x, y, _ = ranking.roc_curve(run.labels[:, k], run.ranks[:, k])
-                ax.plot(x, y, **style, linewidth=1.2, alpha=0.8)
-                areas.append(ranking.auroc(run.labels[:, k : k + 1], run.ranks[:, k : k + 1])[0])
-            ax.plot([], [], **style, label=tables.number(float(np.mean(areas))))
-        ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
-        ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=name.replace("_", " "))
-        ax.legend(fontsize=8, loc="lower right", title="AUROC", title_fontsize=8)
-    for ax in axes[-1]:
-        ax.set_xlabel("1 - specificity")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("sensitivity")
-    handles = [Line2D([], [], **style, label=e.name) for style, e in zip(styles, entries)]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(entries)),
-                  frameon=False)
-    figure.savefig(path, dpi=110)
-
-
-def plot_confusions(path: pathlib.Path, entries: Sequence[Entry]) -> None:
-    """The confusion matrices side by side; of several seeds the mean."""
-    from matplotlib.figure import Figure
-
-    names = entries[0].runs[0].report["labels"]
-    columns = min(3, len(entries))
-    rows = -(-len(entries) // columns)
-    size = 1.4 + 0.95 * len(names)
-    figure = Figure(figsize=(size * columns, size * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat[len(entries):]:
-        ax.set_axis_off()
-    for ax, entry in zip(axes.flat, entries):
-        matrices = [run.report["networks"][run.network]["confusion"] for run in entry.runs]
-        matrix = np.mean(matrices, axis=0) if len(matrices) > 1 else np.asarray(matrices[0])
-        plots.draw_confusion(ax, matrix, names, entry.name)
-    figure.savefig(path, dpi=110)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cxrjax.data import input_pipeline, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.evaluation import circumstances, cohort, judge, masks, report
+from cxrjax.evaluation import circumstances, cohort, differences, judge, masks, report
 from cxrjax.evaluation import probe as probing
 from cxrjax.evaluation.provenance import changed, mark, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
@@ -256,6 +256,9 @@ def _evaluate(
         if np.isfinite(out["dice"]).any():
             plot_worst(folder / f"masks_{name}.png", run, films, films.splits[split], name,
                        out["dice"], predict, mesh, mark(seen))
+    result["differences"] = differences.between(
+        labels, logits, films.labels, films.task, counts, clusters
+    )
     result["made"] = circumstances.facts(run, films, clock)
     report.write(
         folder, result, ids, labels, logits, published, {unit: clusters}, counts=counts,

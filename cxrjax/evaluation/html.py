@@ -42,7 +42,7 @@ figcaption { font-size: .82rem; color: #444; margin-top: .2rem; }
   tr { break-inside: avoid; } td, th { white-space: normal; padding: .5mm 1.2mm; }
   td, th { overflow-wrap: break-word; } .whole { break-inside: avoid; }
   figure { margin: 2mm 0; text-align: center; } figcaption { font-size: 8pt; text-align: left; }
-  img { max-height: 215mm; }
+  img { max-height: 215mm; } img[alt^="Confusion"] { max-width: 60%; }
 }
 """
 

@@ -80,7 +80,8 @@ def plot_decisions(
         acts = np.flatnonzero(np.abs(own["model"]) > 1e-12)  # beyond, no film is acted on
         last = THRESHOLDS[acts[-1]] if len(acts) else 0.0
         ax.set(xlim=(0, min(1.0, max(0.1, 1.1 * last))), ylim=(-0.3 * top, 1.1 * top))
-    axes[0].legend(fontsize=8, frameon=False, loc="upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3,
+                  fontsize=8, frameon=False)
     save(figure, path, 110, mark)
 
 

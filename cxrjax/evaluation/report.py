@@ -17,6 +17,7 @@ from cxrjax.evaluation import (
     circumstances,
     cohort,
     curves,
+    differences,
     html,
     pdf,
     plots,
@@ -175,6 +176,7 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
     if any(judged["macro"]["classes judged"] for judged in report["networks"].values()):
         lines += [f"![{_front_words(report)}](front.png)", ""]
     lines += [f"## Networks{mark}", "", *_macro_table(report)]
+    lines += differences.lines(report.get("differences", ()))
     if "cohort" in report:
         lines += ["", f"## Films{mark}", "", *cohort.lines(report["cohort"], report["split"])]
     for name, judged in report["networks"].items():

@@ -119,7 +119,7 @@ def _patients(_: str, own: Figures) -> str:
 
 
 def _ranking(judged: Figures, shown: Sequence[str]) -> list[str]:
-    first = {"positives": _count, "patients": _patients}
+    first = {"positives": _count, "patients or groups": _patients}
     lines = ["", *_by_label(judged, shown, _RANKING, first)]
     return [*lines, "", "AP is to be read beside the share of positives, which is what chance "
             "gives. Intervals of 95%: docs/intervals.md says how each is made."]

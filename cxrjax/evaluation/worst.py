@@ -127,10 +127,10 @@ def plot(
     for ax, error in zip(axes.flat, errors):
         film = show(error["film"])
         ax.imshow(film, cmap="gray", vmin=0, vmax=255 if film.dtype == np.uint8 else 1)
-        what = (f"{_short(error['truth'])}, said {_short(error['answer'])}"
-                if error["kind"] == WRONG else f"{_short(error['finding'])} {error['kind']}")
-        ax.set_title(f"{_short(error['id'], 24)}\n{what}\np = {error['probability']:.3f}",
-                     fontsize=6.5, pad=2)
+        what = (f"is {_short(error['truth'])}\nsaid {_short(error['answer'])}"
+                if error["kind"] == WRONG else f"{_short(error['finding'])}\n{error['kind']}")
+        ax.set_title(f"{_short(error['id'], 24)}\n{what}, p = {error['probability']:.3f}",
+                     fontsize=6, pad=2)
     plots.save(figure, path, 150, mark)
 
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from sklearn import metrics as sk
+from statsmodels.stats.multitest import multipletests
 
 from cxrjax.errors import UserError
-from cxrjax.evaluation import compare, report
+from cxrjax.evaluation import compare, differences, report
 from cxrjax.evaluation import judge as judging
 from cxrjax.evaluation import masks as mask_report
 from cxrjax.metrics import bootstrap, ranking
@@ -18,6 +19,13 @@ rng = np.random.default_rng(3)
 TRUTH = np.eye(3)[rng.integers(0, 3, FILMS)]
 GROUPS = np.arange(FILMS) // 2
 PERFECT = 8.0 * TRUTH - 4.0
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """A comparison reads figures and predictions, none of an evaluation's pictures."""
+    monkeypatch.setattr(report, "_draw", lambda *_: None)
+    monkeypatch.setattr(report.pdf, "write", lambda *_: "")
 
 
 def noisy(seed, amount=3.0):
@@ -70,7 +78,7 @@ def test_figures_and_differences_by_hand(tmp_path):
     assert poor["difference to the best"]["accuracy"]["value"] == pytest.approx(-0.2)
     assert poor["difference to the best"]["accuracy"]["high"] < 0
     assert good["difference to the best"]["accuracy"] == {"best": "good", "value": 0, "low": 0,
-                                                          "high": 0}
+                                                          "high": 0, "p": None, "p Holm": None}
     assert result["configs differ in"] == {"model": ["x", "y"]}
     assert good["difference to the baseline"] == {}
     result = compare.compare(runs, "test", tmp_path / "to", resamples=200, baseline="poor")
@@ -238,3 +246,52 @@ def test_which_runs_are_meant(tmp_path):
             compare.find_workdirs(text)
     with pytest.raises(UserError, match="--mode=evaluate --workdir=.*s0 --split=test"):
         compare.main(f"{tmp_path}/s0,{tmp_path}/s1")
+
+
+def test_p_values_are_corrected_for_all_differences_of_a_table(tmp_path):
+    runs = [evaluated(tmp_path / n, noisy(i, 1.0 + i), model=n) for i, n in enumerate("abc")]
+    entries = compare.compare(runs, "test", tmp_path / "out", resamples=200)["entries"]
+    own = [d for e in entries.values() for d in e["difference to the best"].values()]
+    raw = [d["p"] for d in own if d["p"] is not None]
+    assert len(own) - len(raw) == 5  # the best of each figure has no difference to itself
+    want = multipletests(raw, method="holm")[1]
+    assert [d["p Holm"] for d in own if d["p"] is not None] == pytest.approx(want)
+    assert "Holm" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_ten_seeds_of_five_configs_are_five_rows(tmp_path):
+    runs = [evaluated(tmp_path / f"m{model}_s{seed}", noisy(10 * model + seed, 1.0 + model / 2),
+                      seed=seed, model=f"m{model}")
+            for model in range(5) for seed in range(10)]
+    result = compare.compare(runs, "test", tmp_path / "out", resamples=40)
+    assert [len(e["seeds"]) for e in result["entries"].values()] == [10] * 5
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    first = page.split("\n## ")[0].splitlines()
+    assert sum(line.startswith("| m") for line in first) == 5
+    assert max(map(len, first)) < 200 and "| m0 | 0-9 |" in page
+    own = result["entries"]["m1"]["figures"]["accuracy"]
+    assert own["least"] == min(own["values"]) and own["most"] == max(own["values"])
+    read = [network for run in runs[10:20] for network in compare.read_networks(run, "test")]
+    counts = bootstrap.resample(FILMS, 40, seed=0, cluster=GROUPS.astype(str))
+    films = bootstrap.interval(compare.sample(compare.Entry("m1", tuple(read)), counts)["accuracy"])
+    assert own["low"] < films[0] and own["high"] > films[1]  # seeds make it wider
+
+
+def test_networks_of_one_run_are_compared_pair_by_pair():
+    a, b = noisy(1, 1.0), noisy(2, 3.0)
+    counts = bootstrap.resample(FILMS, 100, seed=0, cluster=GROUPS)
+    rows = differences.between(TRUTH, {"a": a, "b": b, "c": a}, LABELS, "multiclass", counts,
+                               GROUPS)
+    assert len(rows) == 3 * 4
+    found = {(r["a"], r["b"], r["of"]): r for r in rows}
+    same = found["a", "c", "mean over the findings"]
+    assert (same["value"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+    own = found["a", "b", "mean over the findings"]
+    ranks = [ranking.log_odds(z, "multiclass") for z in (a, b)]
+    assert own["value"] == pytest.approx(
+        sk.roc_auc_score(TRUTH, ranks[0]) - sk.roc_auc_score(TRUTH, ranks[1]))
+    assert own["p"] < own["p Holm"] and own["low"] > 0
+    want = multipletests([r["p"] for r in rows], method="holm")[1]
+    assert [r["p Holm"] for r in rows] == pytest.approx(want)
+    assert "| a - b | mean over the findings | +" in "\n".join(differences.lines(rows))
+    assert differences.between(TRUTH, {"a": a}, LABELS, "multiclass", counts) == []

@@ -11,6 +11,7 @@ import pytest
 
 from cxrjax.data.sets.base import Account, Films, describe
 from cxrjax.evaluation import checklist, circumstances, cohort, html, judge, pdf, report, worst
+from tests.evaluation import judgement_speed
 from tests.evaluation.test_report import LABELS, judged, many
 
 SPLITS = {"train": np.arange(4), "val": np.arange(4, 6), "test": np.arange(6, 9)}
@@ -162,3 +163,10 @@ def test_circumstances(monkeypatch):
     assert circumstances.weights_hash(one) != circumstances.weights_hash(
         {"net": {"w": np.array([0, 1.0])}})
     assert circumstances.commit() == "" or re.match("[0-9a-f]{40}", circumstances.commit())
+
+
+@pytest.mark.slow
+def test_the_official_test_set_is_judged_in_a_minute(tmp_path):
+    found, _ = judgement_speed.measure(tmp_path)
+    assert found["processor"] < 60 and found["MB"] < 2048
+    assert (tmp_path / "report.html").is_file()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit
 from sklearn import metrics as sk
 
@@ -90,7 +91,8 @@ def test_centred_samples_have_the_value_as_their_mean():
 
 
 def test_p_of_a_bootstrap_by_hand():
-    assert figures.p_value(np.array([1, 2, 3, -1.0]), 1.0) == pytest.approx(2 * 2 / 5)
+    samples = np.array([0.0, 2.0, 1.0, 1.0])  # SD sqrt(2 / 3)
+    assert figures.p_value(samples, 1.0) == pytest.approx(2 * stats.norm.sf(np.sqrt(1.5)))
     assert figures.p_value(np.zeros(9), 0.0) == 1
     assert np.isnan(figures.p_value(np.array([np.nan]), 1.0))
 

@@ -75,3 +75,22 @@ def test_the_table_has_a_row_for_each_film_with_a_mask(batch, outputs, tmp_path)
         ("a", "lungs"), ("a", "heart"), ("b", "lungs"), ("b", "heart"),
     ]
     assert float(rows[0]["dice"]) == scores["dice"][0, 0]
+
+
+@pytest.mark.slow
+def test_dice_and_hausdorff_are_monais():
+    """MONAI's distances are of 32 bits."""
+    monai, torch = pytest.importorskip("monai.metrics"), pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    y, x = np.mgrid[:24, :24]
+    truth, answer = np.zeros((2, 3, 24, 24, 2), bool)
+    for i, j in np.ndindex(3, 2):
+        for mask in (truth, answer):
+            cy, cx, r = rng.uniform(6, 18), rng.uniform(6, 18), rng.uniform(3, 6)
+            mask[i, :, :, j] = (y - cy) ** 2 + (x - cx) ** 2 < r**2
+    theirs = [torch.tensor(np.moveaxis(mask, -1, 1)).double() for mask in (answer, truth)]
+    np.testing.assert_allclose(segmentation.dice(truth, answer), monai.compute_dice(*theirs),
+                               atol=1e-9)
+    np.testing.assert_allclose(
+        segmentation.hausdorff95(truth, answer), monai.compute_hausdorff_distance(
+            *theirs, include_background=True, percentile=95), atol=2e-6)
