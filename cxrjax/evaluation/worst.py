@@ -120,7 +120,7 @@ def plot(
     from matplotlib.figure import Figure
 
     rows = -(-len(errors) // columns)
-    figure = Figure(figsize=(1.42 * columns, 1.86 * rows), layout="constrained")
+    figure = Figure(figsize=(1.42 * columns, 1.95 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -129,7 +129,7 @@ def plot(
         ax.imshow(film, cmap="gray", vmin=0, vmax=255 if film.dtype == np.uint8 else 1)
         what = (f"is {_short(error['truth'])}\nsaid {_short(error['answer'])}"
                 if error["kind"] == WRONG else f"{_short(error['finding'])}\n{error['kind']}")
-        ax.set_title(f"{_short(error['id'], 24)}\n{what}, p = {error['probability']:.3f}",
+        ax.set_title(f"{_short(error['id'], 24)}\n{what}\np = {error['probability']:.3f}",
                      fontsize=6, pad=2)
     plots.save(figure, path, 150, mark)
 
