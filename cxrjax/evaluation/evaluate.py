@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -18,13 +15,12 @@ from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import judge, masks, report
 from cxrjax.evaluation import probe as probing
+from cxrjax.evaluation.answers import facts_of, write_thresholds
 from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.tables import finite
 from cxrjax.training import devices, steps, validation, writers
 from cxrjax.training.restored import Run, restore
-from cxrjax.training.workdir import write_text
 
 
 def predict_split(
@@ -155,25 +151,6 @@ def evaluate(
                      seen)
 
 
-def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Writes the run's thresholds.json: what validation chose, for `predict` to use.
-
-    {'rule', 'checkpoint', 'step', 'tta', 'networks': {name: {label: threshold or null}}}.
-    """
-    points = {name: own["operating point"] for name, own in result["networks"].items()}
-    kept = {
-        "rule": next(iter(points.values()))["rule"],
-        **{key: result["run"][key] for key in ("checkpoint", "step", "tta")},
-        "networks": {name: {label: own["threshold"] for label, own in point["labels"].items()}
-                     for name, point in points.items()},
-    }
-    path = pathlib.Path(workdir) / "thresholds.json"
-    try:
-        write_text(path, json.dumps(finite(kept), indent=1) + "\n")
-    except OSError as error:  # a run on a disk that is only read: the report has them too
-        logging.warning("%s could not be written (%s)", path, error.strerror)
-
-
 def _open(run: Run, split: str, data_dir: str | None) -> Films:
     """The films of the run; raises UserError where there is nothing to evaluate."""
     films = open_films(run, data_dir)
@@ -243,7 +220,13 @@ def _evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    keep_thresholds(workdir, result)
+    chosen = {name: np.array([own["threshold"] for own in
+                              judged["operating point"]["labels"].values()], float)
+              for name, judged in result["networks"].items()}
+    write_thresholds(
+        workdir, facts_of(run, which, tta), operating_point or judge.RULE, chosen,
+        {name: out["logits"] for name, out in val_outputs.items()},
+    )
     report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented,

@@ -7,6 +7,7 @@ from typing import Any
 
 from cxrjax.evaluation.judge import positive_labels
 from cxrjax.metrics import intervals
+from cxrjax.metrics.decisions import rule_in_words as rule
 from cxrjax.tables import figure, interval, number, table
 
 FEW = f"\\* fewer than {intervals.FEW} positives: such a figure says little."
@@ -132,14 +133,6 @@ def _decisions(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
     lines += _by_label(judged, shown, _DECISIONS, first)
     lines += ["", *_by_label(judged, shown, _DECISIONS_TOO, {"positives": _count})]
     return lines
-
-
-def rule(how: str) -> str:
-    """A rule of `decisions.choose_thresholds` in words."""
-    name, _, bound = how.partition("=")
-    if bound:
-        return f"{name} of at least {bound}"
-    return {"f1": "the highest F1", "youden": "the highest sensitivity + specificity - 1"}[name]
 
 
 def _operating_point(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
