@@ -91,6 +91,17 @@ class Answers:
         return {label: None if own.get(label) is None else self._moved(network, k, *own[label])
                 for k, label in enumerate(self.labels)}
 
+    def own_thresholds(self, network: str) -> np.ndarray:
+        """f64[K] on the scale of the network's own probabilities, whether calibrated or not."""
+        own = self.cuts[network]
+        return np.array([own[label][0] if own[label] else np.nan for label in self.labels], float)
+
+    def kept(self, network: str) -> list[tuple[str, str]]:
+        """(label, why) of the labels that calibration left as they are."""
+        own = self.maps.get(network)
+        return [] if own is None else [(label, why) for label, why, kept in
+                                       zip(self.labels, own["why"], own["kept"]) if kept]
+
     def _moved(self, network: str, k: int, threshold: float, film: Any) -> float:
         if network not in self.maps:
             return threshold
@@ -155,23 +166,24 @@ class Answers:
                             ) from None
 
 
-def read_answers(workdir: str | pathlib.Path, run: Run, tta: bool = False) -> Answers:
+def read_answers(workdir: str | pathlib.Path | None, run: Run) -> Answers:
     """What the workdir's files say of how `run` answers.
 
     What belongs to another checkpoint, or to answers with (or without) mirror images, is not used;
     that is logged as a warning and stands in `said`.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; None where it has none, and answers with its own probabilities.
       run: restored from it.
-      tta: whether `run` answers with the mean over a film and its mirror image.
 
     Raises:
       UserError: a file is damaged.
     """
-    found = read_calibration(workdir, run, tta)
+    found = read_calibration(workdir, run)
+    if workdir is None:
+        return found
     path = pathlib.Path(workdir) / THRESHOLDS
-    kept, why = _of_run(path, run, tta)
+    kept, why = _of_run(path, run)
     if why:
         return _ignored(found, path, why, "evaluate")
     if kept is None:
@@ -187,11 +199,13 @@ def read_answers(workdir: str | pathlib.Path, run: Run, tta: bool = False) -> An
         raise _damaged(path, error, "evaluate") from None
 
 
-def read_calibration(workdir: str | pathlib.Path, run: Run, tta: bool = False) -> Answers:
+def read_calibration(workdir: str | pathlib.Path | None, run: Run) -> Answers:
     """`read_answers` without thresholds."""
     found = Answers(tuple(run.meta["labels"]), run.meta["task"])
+    if workdir is None:
+        return found
     path = pathlib.Path(workdir) / CALIBRATION
-    kept, why = _of_run(path, run, tta)
+    kept, why = _of_run(path, run)
     if why:
         return _ignored(found, path, why, "calibrate")
     if kept is None:
@@ -213,44 +227,52 @@ def weights_of(run: Run) -> str:
     return f"{checksum_of(checksums_of(tree)):08x}"
 
 
-def facts_of(run: Run, checkpoint: str, tta: bool) -> dict[str, Any]:
+def facts_of(run: Run, checkpoint: str) -> dict[str, Any]:
     """What the files say of the checkpoint that they belong to."""
-    return {"checkpoint": checkpoint, "step": run.step, "weights": weights_of(run), "tta": tta,
+    return {"checkpoint": checkpoint, "step": run.step, "weights": weights_of(run), "tta": run.tta,
             "labels": list(run.meta["labels"]), "task": run.meta["task"]}
 
 
-def write_thresholds(
-    workdir: str | pathlib.Path, facts: Mapping[str, Any], rule: str,
-    chosen: Mapping[str, Float[np.ndarray, " k"]],
+def choose(
+    calibrated: Answers, rule: str, val_labels: Float[np.ndarray, "n k"],
     val_logits: Mapping[str, Float[np.ndarray, "n k"]],
+) -> Answers:
+    """`calibrated` with thresholds for the networks of `val_logits`, chosen on validation.
+
+    They are chosen by the networks' own probabilities, so that they are the same ones with and
+    without calibration.
+    """
+    cuts: dict[str, dict[str, tuple[float, Any] | None]] = {}
+    for name, logits in val_logits.items():
+        logits, own = np.asarray(logits, np.float64), {}
+        scores = ranking.probabilities(logits, calibrated.task)
+        found = decisions.choose_thresholds(val_labels, scores, rule)
+        for k, (label, threshold) in enumerate(zip(calibrated.labels, found)):
+            own[label] = None
+            if not math.isnan(threshold):
+                # Of films of one probability the least sure one.
+                same = logits[scores[:, k] == threshold]
+                film = same[np.argmin(ranking.log_odds(same, calibrated.task)[:, k])]
+                own[label] = (float(threshold), float(film[k]) if calibrated.task == "multilabel"
+                              else film.tolist())
+        cuts[name] = own
+    return dataclasses.replace(calibrated, rule=rule, cuts=cuts)
+
+
+def write_thresholds(
+    workdir: str | pathlib.Path, facts: Mapping[str, Any], answers: Answers
 ) -> None:
     """Writes thresholds.json: what validation chose, of the networks' own probabilities.
 
     {..facts, 'rule', 'networks': {name: {label: threshold or null}}, 'logits': {name: {label:
-    logits of the validation film that the threshold is}}}.
-
-    Args:
-      workdir: of the run.
-      facts: from `facts_of`.
-      rule: by which they were chosen.
-      chosen: {network: K thresholds}, nan where there is none.
-      val_logits: of the networks on validation.
+    logits of the validation film that the threshold is}}}, facts from `facts_of`.
     """
-    labels, task = facts["labels"], facts["task"]
-    films: dict[str, dict[str, Any]] = {}
-    for name, own in chosen.items():
-        logits = np.asarray(val_logits[name], np.float64)
-        scores = ranking.probabilities(logits, task)
-        for k, (label, threshold) in enumerate(zip(labels, own)):
-            if not math.isnan(threshold):
-                # Of films of one probability the least sure one.
-                same = logits[scores[:, k] == threshold]
-                row = same[np.argmin(ranking.log_odds(same, task)[:, k])]
-                films.setdefault(name, {})[label] = (
-                    float(row[k]) if task == "multilabel" else row.tolist())
-    kept = {**facts, "rule": rule, "networks": {
-        name: dict(zip(labels, map(float, own))) for name, own in chosen.items()},
-        "logits": films}
+    cuts = answers.cuts.items()
+    kept = {**facts, "rule": answers.rule, "networks": {
+        name: {label: cut and cut[0] for label, cut in own.items()} for name, own in cuts
+    }, "logits": {
+        name: {label: cut[1] for label, cut in own.items() if cut} for name, own in cuts
+    }}
     path = pathlib.Path(workdir) / THRESHOLDS
     try:
         write_text(path, json.dumps(finite(kept), indent=1) + "\n")
@@ -258,7 +280,7 @@ def write_thresholds(
         logging.warning("%s could not be written (%s)", path, error.strerror)
 
 
-def _of_run(path: pathlib.Path, run: Run, tta: bool) -> tuple[dict[str, Any] | None, str]:
+def _of_run(path: pathlib.Path, run: Run) -> tuple[dict[str, Any] | None, str]:
     """(what the file holds, None where there is none; why it is not of this run, '' if it is)."""
     maker = "evaluate" if path.name == THRESHOLDS else "calibrate"
     try:
@@ -273,7 +295,7 @@ def _of_run(path: pathlib.Path, run: Run, tta: bool) -> tuple[dict[str, Any] | N
     # Runs of before have a step alone.
     if kept["weights"] != weights_of(run) if "weights" in kept else step != run.step:
         return kept, f"it was made for other weights (step {step}, these are of step {run.step})"
-    if mirrored != tta:
+    if mirrored != run.tta:
         return kept, f"it was made {'with' if mirrored else 'without'} --tta"
     return kept, ""
 
@@ -309,7 +331,8 @@ def _maps(
         if not (np.isfinite(slope) & (slope > 0) & np.isfinite(intercept)).all():
             raise ValueError("a slope that is not above 0, or an intercept that is no number")
         found[name] = {"how": str(own["how"]), "slope": slope.tolist(),
-                       "intercept": intercept.tolist(), "kept": [bool(v) for v in own["kept"]]}
+                       "intercept": intercept.tolist(), "kept": [bool(v) for v in own["kept"]],
+                       "why": [str(v) for v in own.get("why", [""] * len(labels))]}
     return found
 
 

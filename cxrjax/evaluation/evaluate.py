@@ -15,7 +15,7 @@ from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import judge, masks, report
 from cxrjax.evaluation import probe as probing
-from cxrjax.evaluation.answers import facts_of, write_thresholds
+from cxrjax.evaluation.answers import choose, facts_of, read_calibration, write_thresholds
 from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
@@ -123,7 +123,8 @@ def evaluate(
     """Evaluates every network of a run, and writes report, curves and predictions.
 
     Decision thresholds are chosen on the validation split, applied as they are, and kept in the
-    workdir's thresholds.json.
+    workdir's thresholds.json. Of a run that `calibrate` calibrated the probabilities are calibrated
+    ones, beside those of before.
 
     Args:
       workdir: of the training.
@@ -181,9 +182,14 @@ def _evaluate(
     unit, clusters = films.clusters(films.splits[split])
     own = {c: films.table[c][films.splits[split]] for c in subgroups.COLUMNS if c in films.table}
     groups = subgroups.groups(own)
+    facts = facts_of(run, which)
+    answers = choose(read_calibration(workdir, run), operating_point or judge.RULE, val_labels,
+                     {name: out["logits"] for name, out in val_outputs.items()})
     result = {
         "run": {
             "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
+            "weights": facts["weights"], "calibrated": answers.fitted,
+            "not used": list(answers.said),
             "epoch": run.step / run.meta["steps_per_epoch"], "trained_with": run.meta["versions"],
             "seed": run.config.seed, "image_size": run.config.image_shape[0],
             "init_from": run.config.init_from, "config": run.config.to_dict(),
@@ -204,7 +210,7 @@ def _evaluate(
             name: judge.judge_network(
                 labels, out["logits"], val_labels, val_outputs[name]["logits"], films.labels,
                 films.task, clusters, operating_point=operating_point, prevalence=prevalence,
-                groups=groups,
+                groups=groups, answers=answers, network=name,
             )
             for name, out in outputs.items()
         },
@@ -220,14 +226,8 @@ def _evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    chosen = {name: np.array([own["threshold"] for own in
-                              judged["operating point"]["labels"].values()], float)
-              for name, judged in result["networks"].items()}
-    write_thresholds(
-        workdir, facts_of(run, which, tta), operating_point or judge.RULE, chosen,
-        {name: out["logits"] for name, out in val_outputs.items()},
-    )
-    report.write(folder, result, ids, labels, logits, published, {unit: clusters})
+    write_thresholds(workdir, facts, answers)
+    report.write(folder, result, ids, labels, logits, published, {unit: clusters}, answers)
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented,
                            report.seen_mark(result["run"]).strip())

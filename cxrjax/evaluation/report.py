@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from cxrjax.evaluation import html, plots, sections, spreadsheets
+from cxrjax.evaluation.answers import Answers
 from cxrjax.evaluation.judge import positive_labels
-from cxrjax.metrics.ranking import log_odds, probabilities
+from cxrjax.metrics.ranking import log_odds
 from cxrjax.tables import finite, interval, number, table
 from cxrjax.training.workdir import write_text
 
@@ -27,6 +28,7 @@ def write(
     logits: Mapping[str, Float[np.ndarray, "n k"]],
     published: Sequence[Any] = (),
     clusters: Mapping[str, np.ndarray | None] | None = None,
+    answers: Answers | None = None,
 ) -> None:
     """Writes the report (.md, .html, .json), its figures and predictions as CSV, its pictures.
 
@@ -39,12 +41,14 @@ def write(
       logits: of every network.
       published: `sets._published.Published` figures of the data set.
       clusters: {column: patient or group of each film} for predictions.csv; None where not known.
+      answers: that make probabilities of the logits; None: the networks' own.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names, task = report["labels"], report["task"]
     write_text(folder / "report.json", json.dumps(finite(report), indent=1) + "\n")
-    scores = {n: probabilities(z, task) for n, z in logits.items()}
+    answers = answers or Answers(tuple(names), task)
+    scores = {n: answers.probabilities(n, z) for n, z in logits.items()}
     write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits,
                       seen_mark(report["run"]).strip())
     spreadsheets.write(
@@ -60,7 +64,8 @@ def write(
         points = {label: judged["reliability"][label] for label in own
                   if label in judged.get("reliability", ())}
         if points:
-            plots.plot_reliability(folder / f"reliability_{name}.png", points)
+            before = judged.get("before calibration", {}).get("reliability")
+            plots.plot_reliability(folder / f"reliability_{name}.png", points, before)
         plots.plot_decisions(
             folder / f"decisions_{name}.png", labels[:, shown], scores[name][:, shown], own
         )
@@ -107,6 +112,8 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         *([f"- **{run['seen']}**"] if run.get("seen") else []),
         *([f"- {run['changed']}"] if run.get("changed") else []),
         *([f"- {run['recalibrated']}"] if run.get("recalibrated") else []),
+        *([f"- calibrated: {run['calibrated']}"] if run.get("calibrated") else []),
+        *(f"- {text}" for text in run.get("not used", ())),
         *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
         *_decision_lines(report), "",
     ]
@@ -130,8 +137,9 @@ def _decision_lines(report: Mapping[str, Any]) -> list[str]:
         words = ", ".join(sections.rule(r) for r in sorted(rules))
         lines = [f"- thresholds: {words} on the validation split, applied as they are"]
     if report["split"] == "val":
-        lines += ["- **too good**: the checkpoint and the thresholds were chosen on these very "
-                  "films"]
+        too = " and the calibration" if report["run"].get("calibrated") else ""
+        lines += [f"- **too good**: the checkpoint and the thresholds{too} were chosen on these "
+                  "very films"]
     return lines
 
 

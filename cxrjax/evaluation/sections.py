@@ -162,8 +162,32 @@ def _calibration(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
              "of equal width and of equal mass; Brier skill is against the prevalence.")
     if task == "multiclass":
         words += " Each class against the rest."
-    return [words, "", *_by_label(judged, shown, _CALIBRATION[:4], {"positives": _count}), "",
+    return [words, "", *_before_and_after(judged, task),
+            *_by_label(judged, shown, _CALIBRATION[:4], {"positives": _count}), "",
             *_by_label(judged, shown, _CALIBRATION[4:], {"positives": _count}, means=False)]
+
+
+def _before_and_after(judged: Figures, task: str) -> list[str]:
+    """The figures of a calibrated network beside those of its own probabilities."""
+    before = judged.get("before calibration")
+    if not before:
+        return []
+    rows = [
+        [what, title, figure(before[group][title]), figure(judged["figures"][group][title])]
+        for what, group in (("the answers", "answers"), ("mean over the findings", "macro"))
+        for title in before.get(group, ())
+    ]
+    for label, own in before["labels"].items():
+        after = judged["figures"]["labels"][label]
+        rows += [[marked(label, after["AUROC"]), title, figure(own[title]), figure(after[title])]
+                 for title in ("ECE", "Brier")]
+    words = "Before: the network's own probabilities; calibrated: through the map that validation "
+    words += "chose. AUROC, AP and decisions are the same for both."
+    left = judged.get("not calibrated", ())
+    if left:
+        words += " Left as they are: " + "; ".join(f"{label} ({why})" for label, why in left) + "."
+    return [words, "", *table(["of", "figure", "before", "calibrated"], rows), "",
+            "The calibrated probabilities:", ""]
 
 
 def _subgroups(own: Figures, shown: Sequence[str]) -> list[str]:

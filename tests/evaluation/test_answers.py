@@ -8,19 +8,20 @@ from scipy.special import expit
 
 from cxrjax.errors import UserError
 from cxrjax.evaluation import answers
-from cxrjax.metrics import calibration, decisions, ranking
+from cxrjax.metrics import calibration, ranking
 from cxrjax.training import restored
 
 LABELS = ("a", "b", "c")
 TASKS = {"multilabel": "platt", "multiclass": "temperature"}
 
 
-def run(task="multilabel", step=3, weight=1.0, labels=LABELS):
+def run(task="multilabel", step=3, weight=1.0, labels=LABELS, tta=False):
     """What of a run is asked for: its labels, and weights to take a hash of."""
     from cxrjax.training import steps
 
     state = steps.EvalState(params={"w": np.full(2, weight, np.float32)}, batch_stats={})
-    return restored.Run({}, {"labels": list(labels), "task": task}, {"net": state}, step, None)
+    return restored.Run({}, {"labels": list(labels), "task": task}, {"net": state}, step, None,
+                        tta=tta)
 
 
 def films(task="multilabel", n=400, k=3, seed=0):
@@ -31,12 +32,12 @@ def films(task="multilabel", n=400, k=3, seed=0):
     return (rng.random((n, k)) < expit(z / 2 - 1)).astype(np.float32), z
 
 
-def write(folder, task="multilabel", calibrated=True, rule="f1", k=3, tta=False):
+def write(folder, task="multilabel", calibrated=True, rule="f1", k=3):
     """The files as evaluate and calibrate write them; (run, labels, logits of validation)."""
     own, (y, z) = run(task, labels=LABELS[:k]), films(task, k=k)
-    facts = answers.facts_of(own, "best", tta)
-    chosen = decisions.choose_thresholds(y, ranking.probabilities(z, task), rule)
-    answers.write_thresholds(folder, facts, rule, {"net": chosen}, {"net": z})
+    facts = answers.facts_of(own, "best")
+    chosen = answers.choose(answers.Answers(LABELS[:k], task), rule, y, {"net": z})
+    answers.write_thresholds(folder, facts, chosen)
     if calibrated:
         made = calibration.fit_map(y, z, task, TASKS[task])
         (folder / "calibration.json").write_text(json.dumps(
@@ -93,12 +94,12 @@ def test_json_gives_the_same_answers(tmp_path, task):
 
 
 def test_what_is_of_another_checkpoint_is_said_and_not_used(tmp_path):
-    own, _, _ = write(tmp_path)
-    for other, tta, why in (
-        (run(weight=2.0), False, "other weights"), (own, True, "without --tta"),
-        (run(labels=("a", "b", "x")), False, "other labels"),
+    write(tmp_path)
+    for other, why in (
+        (run(weight=2.0), "other weights"), (run(tta=True), "without --tta"),
+        (run(labels=("a", "b", "x")), "other labels"),
     ):
-        found = answers.read_answers(tmp_path, other, tta)
+        found = answers.read_answers(tmp_path, other)
         assert not found.calibrated and found.thresholds("net") is None
         assert len(found.said) == 2 and all(why in text for text in found.said)
     # Equal weights are the same checkpoint, by whatever name and step.
