@@ -160,7 +160,13 @@ FLAGS = (
     Flag("images", "explain view", FILMS, "film, folder or quoted pattern", DATA),
     Flag("images", "recalibrate", FILMS, "films of your own (file, folder or quoted pattern) "
          "instead of the training split's", DATA),
-    Flag("split", "evaluate compare", one_of("train", "val", "test"), "which split", DATA, "test"),
+    Flag("dataset", "evaluate", CONFIG, "another hospital's films: a config; --dataset.FIELD=VALUE "
+         "sets a field of its data set", DATA),
+    Flag("labels", "evaluate", LIST, "judge these common labels only, as in Effusion,Mass", DATA,
+         only_with="dataset"),
+    Flag("split", "evaluate", one_of("train", "val", "test", "all"), "which split; 'all' of "
+         "--dataset", DATA, "test"),
+    Flag("split", "compare", one_of("train", "val", "test"), "which split", DATA, "test"),
     Flag("split", "explain", one_of("train", "val", "test"), "which split", DATA, "test",
          not_with="images"),
     Flag("data_dir", "calibrate evaluate", PLACE,
@@ -232,7 +238,7 @@ INSTEAD = {
     ("benchmark", "workdir"): "give --config or --models: untrained networks are measured",
     ("evaluate", "workdirs"): "give one --workdir; side by side: --mode=compare",
     ("evaluate", "config"): "the run's own config is in its checkpoint; films that were moved: "
-                            "--data_dir",
+                            "--data_dir, another hospital's: --dataset",
     ("evaluate", "images"): "a run is judged on a split of its data set; to read films on disk: "
                             "--mode=predict",
     ("predict", "config"): "the run's own config is in its checkpoint",

@@ -109,6 +109,27 @@ class Answers:
         row[0, :] = film
         return float(self.probabilities(network, row)[0, k])
 
+    def of_labels(self, chosen: Sequence[int]) -> Answers:
+        """The yes-no answers to some of the labels, each by its own logit.
+
+        Of one-of-N labels these are their log-odds, and calibration is left out: its one
+        temperature is of all classes together.
+        """
+        labels = tuple(self.labels[k] for k in chosen)
+        one = self.task == "multiclass"
+        maps = {} if one else {
+            name: {**own, **{key: [own[key][k] for k in chosen] for key in
+                             ("slope", "intercept", "kept", "why")}}
+            for name, own in self.maps.items()
+        }
+        cuts = {
+            name: {label: own[label] and (own[label][0], float(logit(own[label][0])) if one
+                                          else own[label][1]) for label in labels}
+            for name, own in self.cuts.items()
+        }
+        return dataclasses.replace(self, labels=labels, task="multilabel", maps=maps, cuts=cuts,
+                                   fitted=self.fitted if maps else "")
+
     @property
     def rule_in_words(self) -> str:
         """'the highest F1 on validation'; '' where no thresholds were chosen."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from cxrjax.data import input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import answers, judge
-from cxrjax.evaluation.evaluate import predict_split
+from cxrjax.evaluation.outputs import predict_split
 from cxrjax.evaluation.provenance import open_films, refuse_seen
 from cxrjax.metrics import calibration, decisions
 from cxrjax.metrics.ranking import probabilities

@@ -8,34 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from cxrjax.data import input_pipeline, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.evaluation import judge, masks, report
+from cxrjax.evaluation import elsewhere, judge, masks, report
 from cxrjax.evaluation import probe as probing
 from cxrjax.evaluation.answers import choose, facts_of, read_calibration, write_thresholds
+from cxrjax.evaluation.outputs import predict_split, run_facts
 from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.training import devices, steps, validation, writers
+from cxrjax.training import devices, steps
 from cxrjax.training.restored import Run, restore
-
-
-def predict_split(
-    run: Run, films: Films, split: str, predict: Any, mesh: jax.sharding.Mesh
-) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
-    """Ids and {network: {output: [N, ...]}} of one split; `predict` from `steps.jit_predict`.
-
-    Masks come as their scores, see `segmentation.score_batch`.
-    """
-    positions, size = films.splits[split], run.config.eval_batch_size
-    batches = input_pipeline.eval_batches(films, positions, size, run.config.threads)
-    total = -(-len(positions) // size)
-    bar = tqdm(batches, total=total, desc=split, unit="batch", disable=None)
-    reduce = segmentation.score_batch if films.masks else None
-    return steps.predict_all(predict, run.states, iter(bar), mesh, reduce)
 
 
 def plot_worst(
@@ -79,12 +64,24 @@ def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
-    prevalence: float | None = None, allow_seen: bool = False,
+    prevalence: float | None = None, allow_seen: bool = False, dataset: Any = None,
+    labels: str | None = None,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
-    `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks.
+    `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks;
+    `--dataset` another hospital's films, and `--labels` which of the common labels are judged
+    there (`elsewhere`).
     """
+    if dataset is not None:
+        if probe or operating_point:
+            raise UserError(f"--{'probe' if probe else 'operating_point'} is of films at home: "
+                            "elsewhere the thresholds are those that home chose")
+        elsewhere.evaluate(workdir, dataset, checkpoint, split, data_dir, output, tta, prevalence,
+                           allow_seen, labels)
+        return
+    if split == "all":
+        raise UserError("--split=all is for --dataset: at home the others were trained on")
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
     if operating_point:
@@ -186,20 +183,7 @@ def _evaluate(
     answers = choose(read_calibration(workdir, run), operating_point or judge.RULE, val_labels,
                      {name: out["logits"] for name, out in val_outputs.items()})
     result = {
-        "run": {
-            "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
-            "weights": facts["weights"], "calibrated": answers.fitted,
-            "not used": list(answers.said),
-            "epoch": run.step / run.meta["steps_per_epoch"], "trained_with": run.meta["versions"],
-            "seed": run.config.seed, "image_size": run.config.image_shape[0],
-            "init_from": run.config.init_from, "config": run.config.to_dict(),
-            "convergence": validation.convergence(
-                writers.read(workdir), run.meta["steps_per_epoch"]
-            ),
-            "trained_for": run.config.total_steps / run.meta["steps_per_epoch"],
-            "changed": changed(run, films), "recalibrated": run.meta.get("recalibrated", ""),
-            "seen": seen,
-        },
+        "run": run_facts(run, workdir, which, answers, facts["weights"], seen, changed(run, films)),
         "labels": list(films.labels), "task": films.task, "split": split,
         "labels_version": films.info.get("labels_version", ""),
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),

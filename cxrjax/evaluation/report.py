@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cxrjax.evaluation import html, plots, sections, spreadsheets
+from cxrjax.evaluation import beside_home, html, plots, sections, spreadsheets
 from cxrjax.evaluation.answers import Answers
 from cxrjax.evaluation.judge import positive_labels
 from cxrjax.metrics.ranking import log_odds
@@ -115,10 +115,10 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         *([f"- calibrated: {run['calibrated']}"] if run.get("calibrated") else []),
         *(f"- {text}" for text in run.get("not used", ())),
         *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
-        *_decision_lines(report), "",
+        *_decision_lines(report), *beside_home.head(report), "",
     ]
     mark = seen_mark(run)
-    lines += [f"## Networks{mark}", "", *_macro_table(report)]
+    lines += [f"## Networks{mark}", "", *_macro_table(report), *beside_home.section(report, mark)]
     for name, judged in report["networks"].items():
         lines += ["", f"## {name}{mark}", "",
                   *sections.of_network(name, judged, report["labels"], report["task"])]

@@ -136,7 +136,7 @@ def test_a_flag_of_other_modes_is_refused_and_they_are_named(mode, capsys):
     (["--mode=benchmark", "--workdir=a"],
      "--mode=benchmark takes no --workdir: give --config or --models: untrained networks"),
     (["--mode=evaluate", "--workdir=a", "--split=tset"],
-     "--split=tset: not known; did you mean 'test'? (known: test, train, val)"),
+     "--split=tset: not known; did you mean 'test'? (known: all, test, train, val)"),
     (["--mode=explain", "--workdir=a", "--threshold=0"],
      "--threshold=0: must be a number above 0 and at most 1"),
     (["--mode=explain", "--workdir=a", "--threshold=nan"], "--threshold=nan: must be a number"),
