@@ -67,7 +67,10 @@ def compare(
     whole = answers.task == used.task == "multiclass"
     at = list(chosen)
     here = (labels, logits, clusters)
-    home = (own.labels[:, at], own.ranks[:, at], own.clusters)
+    units = own.clusters  # numbers again where they were: a bootstrap draws them in their order
+    if units is not None and np.char.isdigit(units).all():
+        units = units.astype(int)
+    home = (own.labels[:, at], own.ranks[:, at], units)
 
     def judge_some(films: tuple, some: Sequence[int]) -> Mapping[str, Any]:
         y, z, units = films

@@ -92,7 +92,14 @@ def evaluate(
             f"{program()} --mode=evaluate --workdir={workdir}, which chooses them at home"
             + f" ({'; '.join(answers.said)})" * bool(answers.said))
     options, said = prepared_as_home(run, config, data_dir)
-    films = sets.load(options)
+    try:
+        films = sets.load(options)
+    except UserError as error:
+        if "is not prepared" not in str(error):
+            raise
+        own = " ".join(f"--config.dataset.{key}={options[key]}" for key in PREPARED
+                       if key in options)
+        raise UserError(f"{error}, prepared as at home: {own}") from None
     met = meet(run, films, labels)
     films = chosen_films(run, films, split)
     seen = refuse_seen(run, films, "test", allow_seen, options["name"], elsewhere=True)

@@ -83,6 +83,13 @@ def test_judged_elsewhere_with_what_home_decided(folder):
                   "only there, of which the run knows nothing", "called otherwise there"):
         assert words in page
     assert (out / "report.html").is_file()
+    # The interval at home is that of home's own report.
+    at_home = json.loads((folder / "home" / "evaluation" / "test" / "report.json").read_text())
+    at_home = at_home["networks"]["create"]["figures"]["labels"]["Atelectasis"]
+    shown = {r["figure"]: r["home"] for r in own["beside"]["create"] if r["of"] == "Atelectasis"}
+    for title in beside_home.TITLES:
+        assert shown[title]["low"] == pytest.approx(at_home[title]["low"]), title
+        assert shown[title]["high"] == pytest.approx(at_home[title]["high"]), title
     row = next(r for r in csv.DictReader((out / "beside_home.csv").open())
                if r["of"] == beside_home.MEAN and r["figure"] == "AUROC")
     assert row["value here"] and row["value home"]
@@ -101,6 +108,8 @@ def test_the_command_line_chooses_labels_and_films(folder, capsys):
     assert "Edema" in result["elsewhere"]["not_asked"]
     assert "macro AUROC of these labels at home" in capsys.readouterr().out
     for more, said in (
+        (["--dataset=mimic_cxr", given[1]],
+         "prepared as at home: --config.dataset.image_size=32 --config.dataset.fit=stretch"),
         ([*given, "--labels=Hernia"], "--labels: 'Hernia' is not on both sides"),
         ([*given, "--dataset.data_di=x"], "has no field 'data_di'; did you mean"),
         (["--labels=Edema"], "--labels is for --dataset"),
