@@ -61,11 +61,24 @@ def parse(mode: str | None, argv: list[str]) -> dict[str, Any]:
         needs = "; ".join(f"--{f.name}={f.kind.meta} ({f.words})" for f in missing)
         raise UserError(f"--mode={mode} needs {needs}")
     arguments = {name: values[name].value for name in [*rows, VERBOSITY.name]}
-    if arguments.get("config"):
+    if arguments.get("dataset"):
+        arguments["dataset"] = _dataset(arguments["dataset"], given)
+    elif arguments.get("config"):
         arguments["config"] = fields.open_config(arguments["config"], given)
     elif given:
-        raise UserError(f"{given[0].partition('=')[0]} is a field of a config: give --config too")
+        raise UserError(f"{given[0].partition('=')[0]} is a field of a config: give "
+                        f"--{'dataset' if 'dataset' in rows else 'config'} too")
     return arguments
+
+
+def _dataset(text: str, given: list[str]) -> Any:
+    """The config of `--dataset=text`, with the fields of its data set that the line sets."""
+    own = [re.sub(r"^(-+)(no)?dataset\.", r"\1\2config.dataset.", word) for word in given]
+    try:
+        return fields.open_config(text, own)
+    except UserError as error:
+        said = str(error).replace("--config=", "--dataset=")
+        raise UserError(said.replace("config.dataset.", "dataset.")) from None
 
 
 def _fields(rest: list[str], mode: str | None, rows: Mapping[str, Flag]) -> list[str]:
@@ -80,7 +93,8 @@ def _fields(rest: list[str], mode: str | None, rows: Mapping[str, Flag]) -> list
         if not word.startswith("-") or not name:
             raise UserError(f"unexpected argument {word!r}: flags are written --name=value"
                             + (f", as in --mode={word}" if word in MODES else ""))
-        if "config" in rows and re.match(r"(no)?config\.", name):
+        place = "dataset" if "dataset" in rows else "config"
+        if place in rows and re.match(rf"(no)?{place}\.", name):
             found.append(word)
             value_follows = "=" not in word
         else:

@@ -40,6 +40,9 @@ MODES = {
     "recalibrate": Mode("cxrjax.evaluation.recalibrate:main",
                         "compute a run's batch statistics anew, on films as they are",
                         "--workdir=runs/phantom --output=runs/phantom_r"),
+    "calibrate": Mode("cxrjax.evaluation.calibrate:main",
+                      "fit a run's probabilities to its validation films, and keep the map",
+                      "--workdir=runs/phantom"),
     "evaluate": Mode("cxrjax.evaluation.evaluate:main", "judge a run: report, curves, predictions",
                      "--workdir=runs/phantom"),
     "compare": Mode("cxrjax.evaluation.compare:main",
@@ -145,31 +148,37 @@ FLAGS = (
          "--models", WHAT),
     Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
          needed="train"),
-    Flag("workdir", "recalibrate evaluate predict explain view", PLACE, "folder of a training",
-         RUN, needed="recalibrate evaluate predict explain view"),
+    Flag("workdir", "recalibrate calibrate evaluate predict explain view", PLACE,
+         "folder of a training", RUN, needed="recalibrate calibrate evaluate predict explain view"),
     Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
          RUN, needed="compare"),
-    Flag("checkpoint", "recalibrate evaluate predict explain view", one_of("best", "latest"),
-         "which of the run's checkpoints to read", RUN, "best"),
+    Flag("checkpoint", "recalibrate calibrate evaluate predict explain view",
+         one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
     Flag("network", "explain view", TEXT, "which of the run's networks; its merged answer if it "
          "has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),
     Flag("images", "explain view", FILMS, "film, folder or quoted pattern", DATA),
     Flag("images", "recalibrate", FILMS, "films of your own (file, folder or quoted pattern) "
          "instead of the training split's", DATA),
-    Flag("split", "evaluate compare", one_of("train", "val", "test"), "which split", DATA, "test"),
+    Flag("dataset", "evaluate", CONFIG, "another hospital's films: a config; --dataset.FIELD=VALUE "
+         "sets a field of its data set", DATA),
+    Flag("labels", "evaluate", LIST, "judge these common labels only, as in Effusion,Mass", DATA,
+         only_with="dataset"),
+    Flag("split", "evaluate", one_of("train", "val", "test", "all"), "which split; 'all' of "
+         "--dataset", DATA, "test"),
+    Flag("split", "compare", one_of("train", "val", "test"), "which split", DATA, "test"),
     Flag("split", "explain", one_of("train", "val", "test"), "which split", DATA, "test",
          not_with="images"),
-    Flag("data_dir", "evaluate", PLACE, "where the prepared films are now, if they were moved",
-         DATA),
+    Flag("data_dir", "calibrate evaluate", PLACE,
+         "where the prepared films are now, if they were moved", DATA),
     Flag("data_dir", "recalibrate explain", PLACE,
          "where the prepared films are now, if they were moved", DATA, not_with="images"),
     Flag("config", "explain", CONFIG, "another data set with the same labels, whose films are "
          "explained", DATA, not_with="images"),
-    Flag("tta", "evaluate predict", SWITCH, "answer with the mean over each film and its mirror "
-         "image", WHAT, False),
-    Flag("operating_point", "evaluate", RULE, "how thresholds are chosen on validation: youden, "
-         "f1, sensitivity=0.95 (at least so much), specificity=0.9", WHAT),
+    Flag("tta", "calibrate evaluate predict", SWITCH, "answer with the mean over each film and its "
+         "mirror image", WHAT, False),
+    Flag("operating_point", "calibrate evaluate", RULE, "how thresholds are chosen on validation: "
+         "youden, f1, sensitivity=0.95 (at least so much), specificity=0.9", WHAT),
     Flag("prevalence", "evaluate", PART, "PPV and NPV where this share of films is positive, too",
          WHAT),
     Flag("probe", "evaluate", SWITCH, "also without the lungs, and on the lungs alone", WHAT,
@@ -198,8 +207,8 @@ FLAGS = (
     Flag("max_films", "explain", COUNT, "films on a contact sheet", HEAT, 12),
     Flag("allow_changed_films", "train", SWITCH, "go on although the films are not those that the "
          "run began with; the run is marked", WHAT, False),
-    Flag("allow_seen", "evaluate compare explain", SWITCH, "also films that the run, or what it "
-         "came from, was trained or tuned on; all that is written says so", WHAT, False),
+    Flag("allow_seen", "calibrate evaluate compare explain", SWITCH, "also films that the run, or "
+         "what it came from, was trained or tuned on; all that is written says so", WHAT, False),
     Flag("profile", "train", SWITCH, "a profile of a few steps in workdir/profile, for TensorBoard",
          OUT, False),
     Flag("output", "recalibrate", PLACE, "folder for the new run", OUT, needed="recalibrate"),
@@ -229,7 +238,7 @@ INSTEAD = {
     ("benchmark", "workdir"): "give --config or --models: untrained networks are measured",
     ("evaluate", "workdirs"): "give one --workdir; side by side: --mode=compare",
     ("evaluate", "config"): "the run's own config is in its checkpoint; films that were moved: "
-                            "--data_dir",
+                            "--data_dir, another hospital's: --dataset",
     ("evaluate", "images"): "a run is judged on a split of its data set; to read films on disk: "
                             "--mode=predict",
     ("predict", "config"): "the run's own config is in its checkpoint",

@@ -123,7 +123,7 @@ _SECTIONS = {
     "shift": "Shift between the splits", "network": "the network's section", "ranking": "Ranking",
     "decisions": "Decisions", "confusion": "confusion matrix", "calibration": "Calibration",
     "subgroups": "Subgroups", "errors": "Worst errors", "probe": "Probe",
-    "elsewhere": "Another hospital", "training": "Training", "provenance": "Provenance",
+    "elsewhere": "Beside the figures at home", "training": "Training", "provenance": "Provenance",
 }
 
 
@@ -131,7 +131,8 @@ def present(report: Mapping[str, Any]) -> set[str]:
     """Which of the sections a report has."""
     found = {"first page", "network", "ranking", "decisions", "calibration"}
     for key, names in (("cohort", ("flow", "table 1", "shift")), ("made", ("provenance",)),
-                       ("probe", ("probe",)), ("worst", ("errors",)), ("home", ("elsewhere",))):
+                       ("probe", ("probe",)), ("worst", ("errors",)),
+                       ("elsewhere", ("elsewhere",))):
         found |= set(names) if report.get(key) else set()
     if report["run"].get("config"):
         found.add("training")

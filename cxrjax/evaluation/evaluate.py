@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float
-from tqdm import tqdm
 
 from cxrjax.data import input_pipeline, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.evaluation import circumstances, cohort, differences, judge, masks, report
+from cxrjax.evaluation import (
+    circumstances,
+    cohort,
+    differences,
+    elsewhere,
+    judge,
+    masks,
+    report,
+)
 from cxrjax.evaluation import probe as probing
+from cxrjax.evaluation.answers import choose, facts_of, read_calibration, write_thresholds
+from cxrjax.evaluation.outputs import predict_split, run_facts
 from cxrjax.evaluation.provenance import changed, mark, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.tables import finite
-from cxrjax.training import devices, steps, validation, writers
+from cxrjax.training import devices, steps
 from cxrjax.training.restored import Run, restore
-from cxrjax.training.workdir import write_text
-
-
-def predict_split(
-    run: Run, films: Films, split: str, predict: Any, mesh: jax.sharding.Mesh
-) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
-    """Ids and {network: {output: [N, ...]}} of one split; `predict` from `steps.jit_predict`.
-
-    Masks come as their scores, see `segmentation.score_batch`.
-    """
-    positions, size = films.splits[split], run.config.eval_batch_size
-    batches = input_pipeline.eval_batches(films, positions, size, run.config.threads)
-    total = -(-len(positions) // size)
-    bar = tqdm(batches, total=total, desc=split, unit="batch", disable=None)
-    reduce = segmentation.score_batch if films.masks else None
-    return steps.predict_all(predict, run.states, iter(bar), mesh, reduce)
 
 
 def plot_worst(
@@ -85,12 +75,24 @@ def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
-    prevalence: float | None = None, allow_seen: bool = False,
+    prevalence: float | None = None, allow_seen: bool = False, dataset: Any = None,
+    labels: str | None = None,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
-    `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks.
+    `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks;
+    `--dataset` another hospital's films, and `--labels` which of the common labels are judged
+    there (`elsewhere`).
     """
+    if dataset is not None:
+        if probe or operating_point:
+            raise UserError(f"--{'probe' if probe else 'operating_point'} is of films at home: "
+                            "elsewhere the thresholds are those that home chose")
+        elsewhere.evaluate(workdir, dataset, checkpoint, split, data_dir, output, tta, prevalence,
+                           allow_seen, labels)
+        return
+    if split == "all":
+        raise UserError("--split=all is for --dataset: at home the others were trained on")
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
     if operating_point:
@@ -129,7 +131,8 @@ def evaluate(
     """Evaluates every network of a run, and writes report, curves and predictions.
 
     Decision thresholds are chosen on the validation split, applied as they are, and kept in the
-    workdir's thresholds.json.
+    workdir's thresholds.json. Of a run that `calibrate` calibrated the probabilities are calibrated
+    ones, beside those of before.
 
     Args:
       workdir: of the training.
@@ -155,25 +158,6 @@ def evaluate(
     seen = refuse_seen(run, films, split, allow_seen)
     return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence,
                      seen, data_dir)
-
-
-def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Writes the run's thresholds.json: what validation chose, for `predict` to use.
-
-    {'rule', 'checkpoint', 'step', 'tta', 'networks': {name: {label: threshold or null}}}.
-    """
-    points = {name: own["operating point"] for name, own in result["networks"].items()}
-    kept = {
-        "rule": next(iter(points.values()))["rule"],
-        **{key: result["run"][key] for key in ("checkpoint", "step", "tta")},
-        "networks": {name: {label: own["threshold"] for label, own in point["labels"].items()}
-                     for name, point in points.items()},
-    }
-    path = pathlib.Path(workdir) / "thresholds.json"
-    try:
-        write_text(path, json.dumps(finite(kept), indent=1) + "\n")
-    except OSError as error:  # a run on a disk that is only read: the report has them too
-        logging.warning("%s could not be written (%s)", path, error.strerror)
 
 
 def _open(run: Run, split: str, data_dir: str | None) -> Films:
@@ -209,19 +193,11 @@ def _evaluate(
     groups = subgroups.groups(own)
     counts = bootstrap.resample(len(ids), seed=0, cluster=clusters)  # of every figure below
     options = {**run.config.dataset.to_dict(), **({"data_dir": data_dir} if data_dir else {})}
+    facts = facts_of(run, which)
+    answers = choose(read_calibration(workdir, run), operating_point or judge.RULE, val_labels,
+                     {name: out["logits"] for name, out in val_outputs.items()})
     result = {
-        "run": {
-            "workdir": str(workdir), "checkpoint": which, "step": run.step, "tta": tta,
-            "epoch": run.step / run.meta["steps_per_epoch"], "trained_with": run.meta["versions"],
-            "seed": run.config.seed, "image_size": run.config.image_shape[0],
-            "init_from": run.config.init_from, "config": run.config.to_dict(),
-            "convergence": validation.convergence(
-                writers.read(workdir), run.meta["steps_per_epoch"]
-            ),
-            "trained_for": run.config.total_steps / run.meta["steps_per_epoch"],
-            "changed": changed(run, films), "recalibrated": run.meta.get("recalibrated", ""),
-            "seen": seen,
-        },
+        "run": run_facts(run, workdir, which, answers, facts["weights"], seen, changed(run, films)),
         "labels": list(films.labels), "task": films.task, "split": split,
         "labels_version": films.info.get("labels_version", ""),
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
@@ -234,7 +210,7 @@ def _evaluate(
             name: judge.judge_network(
                 labels, out["logits"], val_labels, val_outputs[name]["logits"], films.labels,
                 films.task, clusters, operating_point=operating_point, prevalence=prevalence,
-                groups=groups, counts=counts,
+                groups=groups, counts=counts, answers=answers, network=name,
             )
             for name, out in outputs.items()
         },
@@ -249,7 +225,7 @@ def _evaluate(
         judged["macro"].update(macro)
     published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    keep_thresholds(workdir, result)
+    write_thresholds(workdir, facts, answers)
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented, mark(seen).strip())
     for name, out in segmented.items():
@@ -261,7 +237,7 @@ def _evaluate(
     )
     result["made"] = circumstances.facts(run, films, clock)
     report.write(
-        folder, result, ids, labels, logits, published, {unit: clusters}, counts=counts,
+        folder, result, ids, labels, logits, published, {unit: clusters}, answers, counts=counts,
         show=lambda i: films.source[int(films.splits[split][i])]["image"][..., 0],
     )
     print(report.headline(result))

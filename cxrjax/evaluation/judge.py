@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
+from cxrjax.evaluation.answers import Answers, choose
 from cxrjax.metrics import bootstrap, calibration, decisions, figures, ranking, subgroups
 from cxrjax.metrics._common import mean_counted
 from cxrjax.metrics.ranking import probabilities
@@ -25,8 +26,8 @@ HEALTHY = ("nofinding", "normal", "healthy")
 def judge_network(
     labels: Float[np.ndarray, "n k"],
     logits: Float[np.ndarray, "n k"],
-    val_labels: Float[np.ndarray, "m k"],
-    val_logits: Float[np.ndarray, "m k"],
+    val_labels: Float[np.ndarray, "m k"] | None,
+    val_logits: Float[np.ndarray, "m k"] | None,
     names: Sequence[str],
     task: str,
     clusters: np.ndarray | None = None,
@@ -36,6 +37,8 @@ def judge_network(
     prevalence: float | int | None = None,
     groups: Mapping[str, Shaped[np.ndarray, " n"]] | None = None,
     counts: Float32[np.ndarray, "n r"] | None = None,
+    answers: Answers | None = None,
+    network: str = "",
 ) -> dict[str, Any]:
     """Every figure of one network on one split.
 
@@ -53,34 +56,49 @@ def judge_network(
       prevalence: PPV and NPV are given for this one too.
       groups: of the films, from `subgroups.groups`.
       counts: the resamples, where several share them; None draws them.
+      answers: the thresholds of before, and the map of calibrated probabilities, of `network`;
+        None: thresholds are chosen on validation here, which is looked at for nothing else.
+      network: its name in `answers`.
 
     Returns:
       'figures': all of them with intervals and counts, as `figures.of_labels` gives them, and for
       one-of-N 'answers', those of the class of the highest probability. 'operating point': the
       rule, and each label's threshold with its figures. 'reliability': {label: points}.
       'subgroups' and 'under-diagnosis' where there are groups. 'confusion' (truth by answer) for
-      one-of-N.
+      one-of-N. Of calibrated probabilities also 'before calibration', with 'labels', 'macro',
+      'answers' and 'reliability' of the network's own ones. Calibration moves no rank and no
+      decision.
 
       'macro' {figure: value, figure low, figure high} and 'per_label' {label: {figure: value}} are
       the chosen ones that `compare` reads. What the films do not define is nan. Means are over the
       labels that have both kinds of films ('classes judged'); those of decisions (F1, sensitivity,
       specificity of multi-label) over those of them that have a threshold ('classes decided').
     """
-    scores, val_scores = probabilities(logits, task), probabilities(val_logits, task)
-    ranks = ranking.log_odds(logits, task)
-    one = decisions.multiclass(labels, scores) if task == "multiclass" else {}
-    rule = operating_point or RULE
-    thresholds = decisions.choose_thresholds(val_labels, val_scores, rule)
-    at_threshold = np.nan_to_num(scores, nan=-1) >= thresholds
+    if answers is None:
+        answers = choose(Answers(tuple(names), task), operating_point or RULE, val_labels,
+                         {network: val_logits})
+    raw, ranks = probabilities(logits, task), ranking.log_odds(logits, task)
+    calibrated = network in answers.maps
+    mapped = answers.logits(network, logits)
+    scores = probabilities(mapped, task) if calibrated else raw
+    one = decisions.multiclass(labels, raw) if task == "multiclass" else {}
+    thresholds = answers.own_thresholds(network)
+    at_threshold = np.nan_to_num(raw, nan=-1) >= thresholds
+    # As they are shown: on the scale of the probabilities, unless there is none (`thresholds`).
+    shown = answers.thresholds(network) or dict(zip(names, thresholds))
+    thresholds = np.array([np.nan if t is None else t for t in shown.values()], float)
     # Of one-of-N the class of the highest probability is the answer, and no threshold is used.
     if one:
-        called = np.eye(len(names), dtype=bool)[scores.argmax(axis=1)]
+        called = np.eye(len(names), dtype=bool)[raw.argmax(axis=1)]
         decided = np.ones(len(names), bool)
     else:
         called, decided = at_threshold, ~np.isnan(thresholds)
     if counts is None:
         counts = bootstrap.resample(len(labels), resamples, seed=0, cluster=clusters)
-    found = figures.of_labels(labels, ranks, scores, called, decided, counts, names, clusters)
+    found = figures.of_labels(
+        labels, ranks, scores, called, decided, counts, names, clusters,
+        log_odds=ranking.log_odds(mapped, task) if calibrated else None,
+    )
     own = found["labels"]
     # Of one-of-N a class that is never the answer has precision 0.
     precision = decisions.class_scores(one["confusion"])["precision"] if one else None
@@ -106,7 +124,7 @@ def judge_network(
     }
     out: dict[str, Any] = {"macro": macro, "per_label": per_label, "figures": found}
     if one:
-        found["answers"] = _answers(labels, scores, called, one, counts, clusters)
+        found["answers"] = _answers(labels, raw, scores, called, one, counts, clusters)
         for title in _MACRO.values():
             macro.update(_named(title, found["answers"][title]))
         out["confusion"] = one["confusion"].tolist()
@@ -117,17 +135,20 @@ def judge_network(
         for title in ("Brier", "ECE"):
             macro.update(_named(title, found["macro"][title]))
     out["operating point"] = {
-        "rule": rule, "chosen": operating_point is not None, "prevalence": prevalence,
+        "rule": answers.rule, "chosen": operating_point is not None, "prevalence": prevalence,
         "labels": {
             name: _operating(labels[:, k], at_threshold[:, k], thresholds[k], clusters, prevalence)
             for k, name in enumerate(names)
         },
     }
-    out["reliability"] = {
-        name: {key: v.tolist() for key, v in
-               calibration.reliability(labels[:, k], scores[:, k]).items()}
-        for k, name in enumerate(names) if not np.isnan(labels[:, k]).all()
-    }
+    out["reliability"] = _reliability(labels, scores, names)
+    if calibrated:
+        before = figures.of_probabilities(labels, ranks, raw, counts, names, clusters)
+        before["reliability"] = _reliability(labels, raw, names)
+        if one:
+            own = _answers(labels, raw, raw, called, one, counts, clusters)
+            before["answers"] = {title: own[title] for title in ("Brier", "ECE")}
+        out["before calibration"], out["not calibrated"] = before, answers.kept(network)
     if groups:
         out["subgroups"] = subgroups.judge(
             labels, ranks, called, decided, names, groups, clusters
@@ -135,6 +156,16 @@ def judge_network(
         healthy, said = _healthy(labels, called, decided, names, task)
         out["under-diagnosis"] = subgroups.under_diagnosis(healthy, said, groups, clusters)
     return out
+
+
+def _reliability(
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    return {
+        name: {key: v.tolist() for key, v in
+               calibration.reliability(labels[:, k], scores[:, k]).items()}
+        for k, name in enumerate(names) if not np.isnan(labels[:, k]).all()
+    }
 
 
 def positive_labels(names: Sequence[str], task: str) -> list[int]:
@@ -152,13 +183,16 @@ def _named(title: str, figure: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _answers(
-    labels: np.ndarray, scores: np.ndarray, called: np.ndarray, one: Mapping[str, Any],
-    counts: np.ndarray, patients: np.ndarray | None,
+    labels: np.ndarray, raw: np.ndarray, scores: np.ndarray, called: np.ndarray,
+    one: Mapping[str, Any], counts: np.ndarray, patients: np.ndarray | None,
 ) -> dict[str, Any]:
-    """The figures of one-of-N by the class of the highest probability, called as in `_MACRO`."""
+    """The figures of one-of-N by the class of the highest probability, called as in `_MACRO`.
+
+    `raw` probabilities decide, `scores` are judged for how well they fit.
+    """
     known = ~np.isnan(labels).any(axis=1)
     right = np.where(known, (np.nan_to_num(labels) * called).sum(axis=1), np.nan)
-    drawn = decisions.confusion_scores(bootstrap.confusion(labels, scores, counts))
+    drawn = decisions.confusion_scores(bootstrap.confusion(labels, raw, counts))
     found = {"accuracy": figures.share(right == 1, known, patients, None)}
     counts_of = {key: found["accuracy"][key] for key in ("n", "positives", "patients")}
     for key in ("macro_precision", "macro_recall", "macro_f1"):

@@ -37,26 +37,36 @@ def save(figure: Any, path: pathlib.Path, dpi: int, mark: str = "") -> None:
 
 
 def plot_reliability(
-    path: pathlib.Path, points: Mapping[str, Mapping[str, Sequence[float]]], mark: str = ""
+    path: pathlib.Path, points: Mapping[str, Mapping[str, Sequence[float]]],
+    before: Mapping[str, Mapping[str, Sequence[float]]] | None = None, mark: str = "",
 ) -> None:
     """A panel per label: the share of positives by predicted probability, with 95% intervals.
 
     Args:
       path: of the picture.
       points: {label: `calibration.reliability`}.
+      before: those of before calibration, drawn behind, where there are any.
       mark: see `save`.
     """
     figure, axes = panels(list(points), "mean probability", "share of positives")
-    for ax, own in zip(axes, points.values()):
-        x, y, films = (np.asarray(own[key], float)
-                       for key in ("probability", "frequency", "films"))
-        ends = np.array([intervals.wilson(float(a), float(n)) for a, n in zip(y, films)])
-        reach = max(0.02, 1.1 * float(max(x.max(), ends[:, 1].max())))
+    for ax, (label, own) in zip(axes, points.items()):
         ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
-        ax.errorbar(x, y, np.abs(ends.T - y), color=COLORS[0], marker="o",
-                    markersize=3.5, linewidth=1.2, elinewidth=0.9, capsize=2)
+        lines = [(own, COLORS[0], "o", "-", "calibrated")]
+        if before:
+            lines.insert(0, (before[label], COLORS[1], "s", "--", "before calibration"))
+        reach = 0.02
+        for shown, color, marker, dashes, words in lines:
+            x, y, films = (np.asarray(shown[key], float)
+                           for key in ("probability", "frequency", "films"))
+            ends = np.array([intervals.wilson(float(a), float(n)) for a, n in zip(y, films)])
+            reach = max(reach, 1.1 * float(max(x.max(), ends[:, 1].max())))
+            ax.errorbar(x, y, np.abs(ends.T - y), color=color, marker=marker, linestyle=dashes,
+                        markersize=3.5, linewidth=1.2, elinewidth=0.9, capsize=2, label=words)
         # A rare finding lies in a corner: the panel shows as much as the points reach.
         ax.set(xlim=(0, min(1, reach)), ylim=(0, min(1, reach)))
+    if before:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2,
+                      fontsize=8, frameon=False)
     save(figure, path, 110, mark)
 
 

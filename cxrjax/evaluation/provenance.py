@@ -37,7 +37,8 @@ def open_films(run: Run, data_dir: str | None = None) -> Films:
 
 
 def refuse_seen(
-    run: Run, films: Films, split: str, allow_seen: bool = False, name: str | None = None
+    run: Run, films: Films, split: str, allow_seen: bool = False, name: str | None = None,
+    elsewhere: bool = False,
 ) -> str:
     """What is to be said of films of the split that the run, or what it came from, has seen.
 
@@ -47,6 +48,7 @@ def refuse_seen(
       split: that it shall be judged on.
       allow_seen: say it instead of refusing.
       name: of the data set, if it is not the run's own.
+      elsewhere: whether the films are another data set's, whatever its name.
 
     Returns:
       '' where nothing of it was seen and all that the run came from is known.
@@ -55,7 +57,7 @@ def refuse_seen(
       UserError: films or patients of the split were trained or tuned on.
     """
     seen = provenance.of_run(run.config, run.meta)
-    found = provenance.overlaps(seen, films, name or run.config.dataset.name, split)
+    found = provenance.overlaps(seen, films, name or run.config.dataset.name, split, elsewhere)
     said = [provenance.sentence(one, split) for one in found]
     if said and not allow_seen:
         raise UserError(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from cxrjax.evaluation import (
+    beside_home,
     checklist,
     circumstances,
     cohort,
@@ -27,9 +28,10 @@ from cxrjax.evaluation import (
     spreadsheets,
     worst,
 )
+from cxrjax.evaluation.answers import Answers
 from cxrjax.evaluation.judge import positive_labels
 from cxrjax.metrics import bands, bootstrap
-from cxrjax.metrics.ranking import log_odds, probabilities
+from cxrjax.metrics.ranking import log_odds
 from cxrjax.tables import figure, finite, interval, number, table
 from cxrjax.training.workdir import write_text
 
@@ -42,6 +44,7 @@ def write(
     logits: Mapping[str, Float[np.ndarray, "n k"]],
     published: Sequence[Any] = (),
     clusters: Mapping[str, np.ndarray | None] | None = None,
+    answers: Answers | None = None,
     *,
     show: Callable[[int], np.ndarray] | None = None,
     counts: Float32[np.ndarray, "n r"] | None = None,
@@ -58,13 +61,15 @@ def write(
       logits: of every network.
       published: `sets._published.Published` figures of the data set.
       clusters: {column: patient or group of each film} for predictions.csv; None where not known.
+      answers: that make probabilities of the logits; None: the networks' own.
       show: film of a row of `labels` -> its pixels [h, w], for the pictures of the worst errors.
       counts: the resamples of the figures, for the bands; None draws them again.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names, task, mark = report["labels"], report["task"], seen_mark(report["run"])
-    scores = {n: probabilities(z, task) for n, z in logits.items()}
+    answers = answers or Answers(tuple(names), task)
+    scores = {n: answers.probabilities(n, z) for n, z in logits.items()}
     write_predictions(folder / "predictions.csv", ids, names, scores, labels, clusters, logits,
                       mark.strip())
     worst_of = {n: worst.of_network(judged, labels, scores[n], ids, names, task)
@@ -125,7 +130,8 @@ def _draw(
         points = {label: judged["reliability"][label] for label in own
                   if label in judged.get("reliability", ())}
         if points:
-            plots.plot_reliability(folder / f"reliability_{name}.png", points, mark)
+            before = judged.get("before calibration", {}).get("reliability")
+            plots.plot_reliability(folder / f"reliability_{name}.png", points, before, mark)
         plots.plot_decisions(folder / f"decisions_{name}.png", truth, scores[name][:, shown], own,
                              mark)
         if "confusion" in judged:
@@ -169,14 +175,17 @@ def markdown(report: Mapping[str, Any], published: Sequence[Any] = ()) -> str:
         *([f"- **{run['seen']}**"] if run.get("seen") else []),
         *([f"- {run['changed']}"] if run.get("changed") else []),
         *([f"- {run['recalibrated']}"] if run.get("recalibrated") else []),
+        *([f"- calibrated: {run['calibrated']}"] if run.get("calibrated") else []),
+        *(f"- {text}" for text in run.get("not used", ())),
         *(["- every answer is the mean over a film and its mirror image"] * bool(run.get("tta"))),
-        *_decision_lines(report), "",
+        *_decision_lines(report), *beside_home.head(report), "",
     ]
     mark = seen_mark(run)
     if any(judged["macro"]["classes judged"] for judged in report["networks"].values()):
         lines += [f"![{_front_words(report)}](front.png)", ""]
     lines += [f"## Networks{mark}", "", *_macro_table(report)]
     lines += differences.lines(report.get("differences", ()))
+    lines += beside_home.section(report, mark)
     if "cohort" in report:
         lines += ["", f"## Films{mark}", "", *cohort.lines(report["cohort"], report["split"])]
     for name, judged in report["networks"].items():
@@ -237,8 +246,9 @@ def _decision_lines(report: Mapping[str, Any]) -> list[str]:
         words = ", ".join(sections.rule(r) for r in sorted(rules))
         lines = [f"- thresholds: {words} on the validation split, applied as they are"]
     if report["split"] == "val":
-        lines += ["- **too good**: the checkpoint and the thresholds were chosen on these very "
-                  "films"]
+        too = " and the calibration" if report["run"].get("calibrated") else ""
+        lines += [f"- **too good**: the checkpoint and the thresholds{too} were chosen on these "
+                  "very films"]
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cxrjax.evaluation.judge import positive_labels
 from cxrjax.metrics import intervals
+from cxrjax.metrics.decisions import rule_in_words as rule
 from cxrjax.tables import figure, interval, number, table
 
 FEW = f"\\* fewer than {intervals.FEW} positives: such a figure says little."
@@ -141,14 +142,6 @@ def _decisions(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
     return lines
 
 
-def rule(how: str) -> str:
-    """A rule of `decisions.choose_thresholds` in words."""
-    name, _, bound = how.partition("=")
-    if bound:
-        return f"{name} of at least {bound}"
-    return {"f1": "the highest F1", "youden": "the highest sensitivity + specificity - 1"}[name]
-
-
 def _operating_point(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
     """What was asked for by --operating_point or --prevalence; of one-of-N not the answers."""
     point = judged["operating point"]
@@ -176,8 +169,32 @@ def _calibration(judged: Figures, shown: Sequence[str], task: str) -> list[str]:
              "of equal width and of equal mass; Brier skill is against the prevalence.")
     if task == "multiclass":
         words += " Each class against the rest."
-    return [words, "", *_by_label(judged, shown, _CALIBRATION[:4], {"positives": _count}), "",
+    return [words, "", *_before_and_after(judged, task),
+            *_by_label(judged, shown, _CALIBRATION[:4], {"positives": _count}), "",
             *_by_label(judged, shown, _CALIBRATION[4:], {"positives": _count}, means=False)]
+
+
+def _before_and_after(judged: Figures, task: str) -> list[str]:
+    """The figures of a calibrated network beside those of its own probabilities."""
+    before = judged.get("before calibration")
+    if not before:
+        return []
+    rows = [
+        [what, title, figure(before[group][title]), figure(judged["figures"][group][title])]
+        for what, group in (("the answers", "answers"), ("mean over the findings", "macro"))
+        for title in before.get(group, ())
+    ]
+    for label, own in before["labels"].items():
+        after = judged["figures"]["labels"][label]
+        rows += [[marked(label, after["AUROC"]), title, figure(own[title]), figure(after[title])]
+                 for title in ("ECE", "Brier")]
+    words = "Before: the network's own probabilities; calibrated: through the map that validation "
+    words += "chose. AUROC, AP and decisions are the same for both."
+    left = judged.get("not calibrated", ())
+    if left:
+        words += " Left as they are: " + "; ".join(f"{label} ({why})" for label, why in left) + "."
+    return [words, "", *table(["of", "figure", "before", "calibrated"], rows), "",
+            "The calibrated probabilities:", ""]
 
 
 def _subgroups(own: Figures, shown: Sequence[str]) -> list[str]:

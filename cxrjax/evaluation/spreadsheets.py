@@ -72,6 +72,11 @@ def _figures(name: str, judged: Mapping[str, Any]) -> Iterator[list[Any]]:
     groups += [("mean over the findings", found.get("macro", {})),
                ("all answers together", found.get("micro", {})),
                ("answers", found.get("answers", {}))]
+    before = judged.get("before calibration", {})
+    said = "before calibration"
+    groups += [(f"finding {label}, {said}", own) for label, own in before.get("labels", {}).items()]
+    groups += [(f"mean over the findings, {said}", before.get("macro", {})),
+               (f"answers, {said}", before.get("answers", {}))]
     for of, own in groups:
         for title, figure in own.items():
             yield [name, of, title, *_cells(figure), "yes" if intervals.few(figure) else ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from cxrjax.data import films_on_disk, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
+from cxrjax.evaluation.answers import read_answers
 from cxrjax.explanation import gallery, heatmaps
 from cxrjax.explanation import marked as marking
 from cxrjax.explanation.heatmaps import Explanation
@@ -129,6 +131,11 @@ def _maps(run: Run, options: Options) -> Any:
     return heatmaps.make(run, options.network, options.method, options.finer, options.spread)
 
 
+def _probabilities(run: Run, options: Options) -> Any:
+    """Of logits of the network: calibrated where the run is."""
+    return functools.partial(read_answers(run.workdir, run).probabilities, options.network)
+
+
 def _how(run: Run, options: Options) -> str:
     size = run.config.image_shape[0]
     method = heatmaps.TITLES[options.method] + f" x{options.finer}" * (options.finer > 1)
@@ -164,7 +171,8 @@ def explain_paths(
     films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
     named = ((str(path), ready) for path, _, ready in films)
     size = min(heatmaps.BATCH, len(paths))
-    explanations = list(heatmaps.explain(run, compiled, run.states, named, size))
+    explanations = list(
+        heatmaps.explain(run, compiled, run.states, named, size, _probabilities(run, options)))
     version = reading.version_of(prepared)
     if explanations:
         shown = [
@@ -215,11 +223,11 @@ def explain_split(
             f"{', '.join(films.labels[k] for k in sorted({k for _, k in marked.cases}))})"
         )
     positions = marked.positions if boxes else films.splits[split]
-    compiled = _maps(run, options)
+    compiled, probabilities = _maps(run, options), _probabilities(run, options)
 
     def explained(states: Any, what: str) -> list[Explanation]:
         named = _records(films, positions, what)
-        return list(heatmaps.explain(run, compiled, states, named))
+        return list(heatmaps.explain(run, compiled, states, named, probabilities=probabilities))
 
     explanations = explained(run.states, options.network)
     facts = {

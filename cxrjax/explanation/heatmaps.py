@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -267,24 +268,28 @@ def explain(
     states: Any,
     films: Iterable[tuple[str, UInt8[np.ndarray, "s s 1"]]],
     size: int = BATCH,
+    probabilities: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Explanation]:
     """Explains named films (as the network takes them) in order, `size` at a time.
+
+    `probabilities` makes them of logits; None: the network's own.
 
     Raises:
       UserError: CAM was asked of a network that has none.
     """
+    own = functools.partial(ranking.probabilities, task=run.meta["task"])
     for batch, names in input_pipeline.batches(films, size):
-        yield from _explain_batch(run, compiled, states, batch["image"], names)
+        yield from _explain_batch(compiled, states, batch["image"], names, probabilities or own)
 
 
-def _explain_batch(run, compiled, states, image, names):
+def _explain_batch(compiled, states, image, names, probabilities_of):
     out = {k: np.asarray(v)[: len(names)] for k, v in compiled(states, image).items()}
     if "gap" in out and (out["gap"] > 1e-3 * (1 + np.abs(out["logits"]).max(1))).any():
         raise UserError(
             "this network has no CAM: its logits are not linear in its last map (ConvNeXt has a "
             "norm after the pooling, others a hidden layer); use --method=grad_cam"
         )
-    probabilities = ranking.probabilities(out["logits"], run.meta["task"])
+    probabilities = probabilities_of(out["logits"])
     for i, name in enumerate(names):
         mask = None
         if "mask_logits" in out:

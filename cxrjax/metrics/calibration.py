@@ -143,7 +143,8 @@ def _newton(y: np.ndarray, z: np.ndarray, start: np.ndarray, free: np.ndarray) -
 
 
 def fit_map(
-    labels: Real[np.ndarray, "n k"], logits: Real[np.ndarray, "n k"], task: str, how: str
+    labels: Real[np.ndarray, "n k"], logits: Real[np.ndarray, "n k"], task: str, how: str,
+    least: int = 1,
 ) -> dict[str, Any]:
     """A calibration map from validation logits.
 
@@ -154,11 +155,13 @@ def fit_map(
       how: 'temperature': all logits are divided by one number (Guo et al., ICML 2017), what makes
         the films likeliest. 'platt': each label's logits become a z + b (Platt 1999, with his
         targets in place of 0 and 1, which keep a and b finite); for 'multilabel'.
+      least: positives, and negatives, that Platt scaling of a label needs.
 
     Returns:
-      {'how', 'slope' [K], 'intercept' [K], 'kept' [K]}. 'kept' says where a label is left as it is:
-      validation has films of one kind only, or its logits run against the label (a map that rises
-      cannot mend that).
+      {'how', 'slope' [K], 'intercept' [K], 'kept' [K], 'why' [K]}. 'kept' says where a label is
+      left as it is, 'why' the reason ('' elsewhere): too few films of a kind, logits that run
+      against the label (a map that rises cannot mend that), or, of a temperature, answers that are
+      right on all films or on none, so that no finite one is best.
 
     Raises:
       UserError: no such way, or Platt scaling of one label of N.
@@ -166,38 +169,63 @@ def fit_map(
     k = logits.shape[1]
     logits = np.asarray(logits, float)
     if how == "temperature":
-        return {"how": how, "slope": [1 / _temperature(labels, logits, task)] * k,
-                "intercept": [0.0] * k, "kept": [False] * k}
+        found = _temperature(labels, logits, task)
+        why = "" if found else "no finite temperature is the best one of these films"
+        return {"how": how, "slope": [1 / found if found else 1.0] * k, "intercept": [0.0] * k,
+                "kept": [not found] * k, "why": [why] * k}
     if how != "platt":
         raise UserError(f"calibration {how!r}: choose temperature or platt")
     if task != "multilabel":
         raise UserError("platt moves each label by itself and so changes the answer of one label "
                         "of N: choose temperature")
-    slopes, intercepts, kept = [1.0] * k, [0.0] * k, [True] * k
+    slopes, intercepts, why = [1.0] * k, [0.0] * k, [""] * k
     for j, (y, z) in enumerate(known_columns(labels, logits)):
         positives, negatives = int(y.sum()), int((~y).sum())
-        if not positives or not negatives or not np.ptp(z):
+        if min(positives, negatives) < least:
+            fewer = "positives" if positives <= negatives else "negatives"
+            why[j] = f"{min(positives, negatives)} {fewer}, {least} are needed"
+            continue
+        if not np.ptp(z):
+            why[j] = "all films have one logit"
             continue
         target = np.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         a, b = _newton(target, z, np.array([0.0, 1.0]), np.array([True, True]))
         if b > 0:
-            slopes[j], intercepts[j], kept[j] = float(b), float(a), False
-    return {"how": how, "slope": slopes, "intercept": intercepts, "kept": kept}
+            slopes[j], intercepts[j] = float(b), float(a)
+        else:
+            why[j] = "the logits run against the label"
+    return {"how": how, "slope": slopes, "intercept": intercepts,
+            "kept": [bool(text) for text in why], "why": why}
 
 
-def _temperature(labels: np.ndarray, logits: np.ndarray, task: str) -> float:
+def _temperature(labels: np.ndarray, logits: np.ndarray, task: str) -> float | None:
+    """The likeliest one; None where it would be 0 or without end.
+
+    The loss is convex in 1 / temperature: it falls from 0 on where the logits know anything, and
+    rises again unless every answer is right.
+    """
     known = ~np.isnan(labels)
+    if task == "multiclass":
+        rows = known.all(axis=1)
+        z, y = logits[rows], labels[rows]
+        margin = np.where(y == 1, z, np.inf).min(1) - np.where(y == 1, -np.inf, z).max(1)
+        gain = np.sum(y * (z - z.mean(axis=1, keepdims=True)))
+    else:
+        z, y = logits[known], labels[known]
+        margin = np.where(y == 1, z, -z)
+        gain = np.sum((y - 0.5) * z)
+    if not len(z) or margin.min() >= 0 or gain <= 0:
+        return None
 
     def loss(log_t: float) -> float:
-        z = logits * np.exp(-log_t)
+        scaled = z * np.exp(-log_t)
         if task == "multiclass":
-            rows = known.all(axis=1)
-            return -np.sum(labels[rows] * log_softmax(z[rows], axis=1))
-        return np.sum((np.logaddexp(0, z) - np.where(known, labels, 0) * z)[known])
+            return -np.sum(y * log_softmax(scaled, axis=1))
+        return np.sum(np.logaddexp(0, scaled) - y * scaled)
 
     best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded",
                                     options={"xatol": 1e-10})
-    return float(np.exp(best.x))
+    return float(np.exp(best.x)) if abs(best.x) < 3.99 else None
 
 
 def apply_map(

@@ -36,6 +36,14 @@ def parse_rule(how: str) -> tuple[str, float]:
     return how, np.nan
 
 
+def rule_in_words(how: str) -> str:
+    """A rule of `choose_thresholds` in words."""
+    name, _, bound = how.partition("=")
+    if bound:
+        return f"{name} of at least {bound}"
+    return {"f1": "the highest F1", "youden": "the highest sensitivity + specificity - 1"}[name]
+
+
 def choose_thresholds(
     labels: Real[np.ndarray, "n k"], scores: Real[np.ndarray, "n k"], how: str = "youden"
 ) -> np.ndarray:

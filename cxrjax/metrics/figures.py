@@ -56,6 +56,7 @@ def of_labels(
     names: Sequence[str],
     patients: Shaped[np.ndarray, " n"] | None = None,
     level: float = 0.95,
+    log_odds: Float[np.ndarray, "n k"] | None = None,
 ) -> dict[str, Any]:
     """Every figure of yes-no answers to K labels, of their means, with intervals.
 
@@ -69,6 +70,7 @@ def of_labels(
       names: of the labels.
       patients: of each film; None where they are not known.
       level: of the intervals.
+      log_odds: of `probs`, where `ranks` are not, as of calibrated probabilities.
 
     Returns:
       {'labels': {name: {title: figure}}, 'macro': {title: figure}, 'micro': {title: figure}}. Means
@@ -76,6 +78,7 @@ def of_labels(
       'resamples' of the mean AUROC is the share of them that could judge all of its labels.
     """
     everyone = np.ones(len(labels), bool)
+    log_odds = ranks if log_odds is None else log_odds
     values: dict[str, np.ndarray] = {"AUROC": ranking.auroc(labels, ranks)}
     values["AP"] = ranking.average_precision(labels, ranks)
     samples = {"AUROC": bootstrap.auroc(labels, ranks, counts),
@@ -119,7 +122,7 @@ def of_labels(
         )
         for title in (*COUNTED, "Brier", "Brier skill", "ECE", "ECE equal mass"):
             own[title] = resampled(values[title][k], samples[title][:, k], counts_of, level)
-        slope, intercept, large = calibration.slope_and_intercept(labels[:, k], ranks[:, k])
+        slope, intercept, large = calibration.slope_and_intercept(labels[:, k], log_odds[:, k])
         for title, value in (("calibration slope", slope), ("calibration intercept", intercept),
                              ("calibration in the large", large)):
             own[title] = figure(value, **counts_of, method="maximum likelihood")
@@ -135,6 +138,57 @@ def of_labels(
     out["macro"]["AUROC"]["resamples"] = float(np.isfinite(means).mean())
     out["micro"] = _micro(labels, ranks, total, np.stack(cells, axis=-1), decided, counts_of,
                           patients, level)
+    return out
+
+
+def of_probabilities(
+    labels: Real[np.ndarray, "n k"],
+    log_odds: Real[np.ndarray, "n k"],
+    probs: Float[np.ndarray, "n k"],
+    counts: Float32[np.ndarray, "n r"],
+    names: Sequence[str],
+    patients: Shaped[np.ndarray, " n"] | None = None,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The figures of `of_labels` that are of how probabilities fit, alone: {'labels', 'macro'}.
+
+    The means are over the labels that have films of both kinds, as there.
+    """
+    titles = ("Brier", "Brier skill", "ECE", "ECE equal mass")
+    values = dict(zip(titles, (
+        calibration.brier(labels, probs), calibration.brier_skill(labels, probs),
+        calibration.calibration_error(labels, probs),
+        calibration.calibration_error(labels, probs, mass=True),
+    )))
+    drawn = {title: np.full((counts.shape[1], len(names)), np.nan) for title in titles}
+    for k in range(len(names)):
+        sums = _label_sums(labels[:, k], probs[:, k], np.zeros(len(labels), bool), counts)
+        for title in titles:
+            drawn[title][:, k] = sums[title]
+    for title in ("ECE", "ECE equal mass"):
+        drawn[title] = centred(drawn[title], values[title])
+    out: dict[str, Any] = {"labels": {}, "macro": {}}
+    for k, name in enumerate(names):
+        known = ~np.isnan(labels[:, k])
+        counts_of = {"n": known.sum(), "positives": int(np.nansum(labels[:, k])),
+                     "patients": _units(patients, known)}
+        own = out["labels"][name] = {
+            title: resampled(values[title][k], drawn[title][:, k], counts_of, level)
+            for title in titles
+        }
+        for title, value in zip(
+            ("calibration slope", "calibration intercept", "calibration in the large"),
+            calibration.slope_and_intercept(labels[:, k], log_odds[:, k]),
+        ):
+            own[title] = figure(value, **counts_of, method="maximum likelihood")
+    both = ((labels == 1).any(axis=0)) & ((labels == 0).any(axis=0))
+    counts_of = {"n": len(labels), "positives": int(np.nansum(labels)),
+                 "patients": _units(patients, np.ones(len(labels), bool))}
+    for title in ("Brier", "ECE", "ECE equal mass"):
+        value = np.where(both, values[title], np.nan)
+        mean = np.nanmean(value) if both.any() else np.nan
+        out["macro"][title] = resampled(
+            mean, bootstrap.over_labels(drawn[title], value), counts_of, level)
     return out
 
 

@@ -191,6 +191,22 @@ def ratio_interval(
     return max(0.0, float(low)), float(high)
 
 
+def difference(
+    a: Mapping[str, Any], b: Mapping[str, Any]
+) -> tuple[float, float, float]:
+    """(b - a, low, high) of two figures of different films, from their intervals.
+
+    low = d - sqrt((b - l_b)^2 + (u_a - a)^2), high = d + sqrt((u_b - b)^2 + (a - l_a)^2)
+    (Newcombe, Stat Med 1998, method 10; for any two figures Zou & Donner, Stat Med 2008).
+    """
+    (x, lower, upper), (y, low, high) = (
+        [np.nan if f[key] is None else float(f[key]) for key in ("value", "low", "high")]
+        for f in (a, b)
+    )
+    d = y - x
+    return (d, d - float(np.hypot(y - low, upper - x)), d + float(np.hypot(high - y, x - lower)))
+
+
 def paired_auroc(
     labels: Real[np.ndarray, " n"],
     scores: Real[np.ndarray, " n"],

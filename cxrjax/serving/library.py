@@ -14,8 +14,8 @@ from jaxtyping import Float
 from cxrjax.data import films_on_disk, input_pipeline, reading
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate
+from cxrjax.evaluation.answers import read_answers
 from cxrjax.explanation import explain
-from cxrjax.metrics import ranking
 from cxrjax.names import suggest
 from cxrjax.training import steps
 from cxrjax.training.restored import Run, restore
@@ -33,11 +33,13 @@ class Loaded:
       run: config, facts and weights, see `training.restored.Run`.
       labels: names of the K labels.
       networks: names of its answers; the first one answers where none is named.
+      answers: how logits become probabilities (calibrated where the run is), and its thresholds.
     """
 
     def __init__(self, workdir: Path, run: Run, which: str = "best"):
         self.workdir, self.run, self._which = pathlib.Path(workdir), run, which
         self.labels = tuple(run.meta["labels"])
+        self.answers = read_answers(run.workdir, run)
         self._mesh = steps.make_mesh()
         self._predict = steps.jit_predict(run.predict, self._mesh)
         self.networks = tuple(steps.answers_of(run.predict, run.states, run.config))
@@ -54,7 +56,7 @@ class Loaded:
     def predict(
         self, films: Films, network: str | None = None, strict: bool = False
     ) -> dict[str, Float[np.ndarray, " n"]]:
-        """Probabilities of films, by label.
+        """Probabilities of films, by label; calibrated ones where the run is calibrated.
 
         Args:
           films: a file, a folder, a pattern or a list of files (DICOM, pictures), in the order of
@@ -75,7 +77,7 @@ class Loaded:
                    * self._mesh.size)
         batches = input_pipeline.batches(ready, size)
         _, outputs = steps.predict_all(self._predict, self.run.states, batches, self._mesh)
-        probabilities = ranking.probabilities(outputs[name]["logits"], self.run.meta["task"])
+        probabilities = self.answers.probabilities(name, outputs[name]["logits"])
         return dict(zip(self.labels, probabilities.T))
 
     def evaluate(self, split: str = "test", **options: Any) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def origins(config: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def overlaps(
-    seen: Mapping[str, Any], films: Films, name: str, split: str
+    seen: Mapping[str, Any], films: Films, name: str, split: str, elsewhere: bool = False
 ) -> list[dict[str, Any]]:
     """Who saw films of a held-out split, and which.
 
@@ -164,6 +164,7 @@ def overlaps(
       films: to be judged on.
       name: of their data set.
       split: 'train' (held out from nobody), 'val' or 'test'.
+      elsewhere: these are not the films of the run's own data set, even if they are called so.
 
     Returns:
       [{'who', 'how': 'trained' | 'tuned', 'films': ids, 'patients': how many further films are of
@@ -183,10 +184,11 @@ def overlaps(
             same = np.array([f in theirs["films"] for f in here["films"]])
             pixels = np.array([c in theirs["content"] for c in here["content"]] or same)
             # Ids of a table of one's own mean nothing elsewhere, where pixels can tell.
-            local = number and name in _LOCAL and here["content"] and theirs["content"]
+            other = number or elsewhere
+            local = other and name in _LOCAL and here["content"] and theirs["content"]
             film = pixels if local else same | pixels
             patient = np.zeros(len(ids), bool)
-            if number and apart and here["patients"] and name not in _LOCAL:
+            if other and apart and here["patients"] and name not in _LOCAL:
                 patient = np.array([p in theirs["patients"] for p in here["patients"]]) & ~film
             if film.any() or patient.any():
                 found.append({"who": entry["who"], "how": kind, "films": sorted(ids[film]),

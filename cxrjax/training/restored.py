@@ -25,6 +25,8 @@ class Run:
       states: {network name: EvalState}.
       step: of the checkpoint.
       predict: (states, image) -> {name: outputs}, uncompiled, from the scheme.
+      workdir: that it was read from; None for a run made otherwise.
+      tta: whether `predict` gives the mean over each film and its mirror image.
     """
 
     config: Any
@@ -32,6 +34,8 @@ class Run:
     states: Mapping[str, steps.EvalState]
     step: int
     predict: Any
+    workdir: pathlib.Path | None = None
+    tta: bool = False
 
     def __repr__(self) -> str:  # the states' own would be all their numbers
         sizes = ", ".join(
@@ -76,4 +80,4 @@ def restore(
                 f"--tta: {workdir} was not trained on mirrored films (config.augment.flip)"
             )
         predict = steps.with_mirror(predict)
-    return Run(config, meta, states, step, predict)
+    return Run(config, meta, states, step, predict, pathlib.Path(workdir), tta)

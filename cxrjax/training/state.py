@@ -16,8 +16,9 @@ from cxrjax.training import finetune
 class TrainState(train_state.TrainState):
     """Flax's TrainState with batch statistics and, where asked for, an EMA of the weights.
 
-    `batch_stats` is {} for networks without batch norm; `ema_params` is None without EMA; of what
-    `freeze` names (see `finetune`) the running statistics stay as well.
+    `batch_stats` is {} for networks without batch norm; `ema_params`, with which a network is
+    evaluated, is None without EMA, and what the optimizer says where it averages the weights itself
+    (see `averaged`); of what `freeze` names (see `finetune`) the running statistics stay as well.
     """
 
     # Looser types than flax's: init gives a dict, and trees of other leaves pass through here too.
@@ -40,6 +41,9 @@ class TrainState(train_state.TrainState):
             new = new.replace(batch_stats=stats)
         if self.ema_params is None:
             return new
+        average = averaged(new.opt_state, new.params)
+        if average is not None:
+            return new.replace(ema_params=average)
         parts = new.opt_state if isinstance(new.opt_state, optax.MultiStepsState) else None
         t = (self.step if parts is None else parts.gradient_step - 1).astype(jnp.float32)
         decay = jnp.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
@@ -47,6 +51,27 @@ class TrainState(train_state.TrainState):
             decay = jnp.where(parts.mini_step == 0, decay, 1.0)
         ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, self.ema_params, new.params)
         return new.replace(ema_params=ema)
+
+
+def averaged(opt_state: Any, params: Any) -> Any:
+    """The weights to evaluate of a schedule-free optimizer; None of any other one.
+
+    It trains y = (1 - b1) z + b1 x and means x, the average of z (Defazio et al. 2024,
+    arXiv:2405.15682, eq. 2 to 4): x = (y - (1 - b1) z) / b1, as `optax.contrib` gives it. What is
+    frozen has no z and stays.
+    """
+    def own(node: Any) -> bool:
+        return {"b1", "weight_sum", "z"} <= set(getattr(node, "_fields", ()))
+
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=own) if own(node)]
+    if not found:
+        return None
+    b1 = found[0].b1
+
+    def mean(y: Any, z: Any) -> Any:
+        return y if isinstance(z, optax.MaskedNode) else (y - (1.0 - b1) * z) / b1
+
+    return jax.tree.map(mean, params, found[0].z)
 
 
 class EvalState(flax.struct.PyTreeNode):

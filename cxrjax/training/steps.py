@@ -45,7 +45,7 @@ from cxrjax.data import augment
 from cxrjax.errors import UserError
 from cxrjax.training import finetune, losses, warm_start
 from cxrjax.training.optim import make_optimizer
-from cxrjax.training.state import EvalState, TrainState
+from cxrjax.training.state import EvalState, TrainState, averaged
 
 Batch = Mapping[str, Any]
 Outputs = Mapping[str, Any]
@@ -114,6 +114,15 @@ def create_state(
         ema_decay=decay,
         freeze=freeze,
     )
+    average = averaged(state.opt_state, params)
+    if average is not None:
+        for option, off in (("ema_decay", (0.0,)), ("layer_decay", (0.0, 1.0))):
+            if optimizer_options.get(option, 0.0) not in off:
+                raise UserError(
+                    f"config.optimizer.{option} = {optimizer_options[option]} beside "
+                    f"{optimizer_options['name']}, which averages the weights itself: set it to 0"
+                )
+        state = state.replace(ema_params=average)
     return state.replace(step=jnp.asarray(0, jnp.int32))
 
 

@@ -127,7 +127,8 @@ def test_a_flag_of_other_modes_is_refused_and_they_are_named(mode, capsys):
     (["--mode=evaluate", "--images=x", "--workdir=a"],
      "--mode=evaluate takes no --images: a run is judged on a split of its data set; to read films "
      "on disk: --mode=predict (--images is for recalibrate, predict, explain, view)"),
-    (["--mode=train", "--notta"], "--mode=train takes no --tta (--tta is for evaluate, predict)"),
+    (["--mode=train", "--notta"],
+     "--mode=train takes no --tta (--tta is for calibrate, evaluate, predict)"),
     (["--mode=compare", "--workdir=a"],
      "--mode=compare takes no --workdir: give --workdirs=runs/a,runs/b (--workdir is for train,"),
     (["--mode=prepare", "--workdir=a"],
@@ -135,7 +136,7 @@ def test_a_flag_of_other_modes_is_refused_and_they_are_named(mode, capsys):
     (["--mode=benchmark", "--workdir=a"],
      "--mode=benchmark takes no --workdir: give --config or --models: untrained networks"),
     (["--mode=evaluate", "--workdir=a", "--split=tset"],
-     "--split=tset: not known; did you mean 'test'? (known: test, train, val)"),
+     "--split=tset: not known; did you mean 'test'? (known: all, test, train, val)"),
     (["--mode=explain", "--workdir=a", "--threshold=0"],
      "--threshold=0: must be a number above 0 and at most 1"),
     (["--mode=explain", "--workdir=a", "--threshold=nan"], "--threshold=nan: must be a number"),

@@ -403,3 +403,36 @@ def test_mistakes_get_one_clear_line(finished, tmp_path, call, words):
     with pytest.raises(UserError, match=words.replace("(", r"\(")) as caught:
         call(tmp_path, finished[0])
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_free_optimizer_is_judged_at_its_averaged_weights(tmp_path):
+    """During training, in the checkpoint and wherever it is read: against optax, and by name."""
+    import optax
+
+    config = toy_config(**{"optimizer.name": "optax.contrib:schedule_free_adamw",
+                           "schedule.warmup": "0 steps"})
+    films = experiment.open_films(config)
+    done = experiment.complete(config, films)
+    (state,) = supervised.init(done, jax.random.key(0), {
+        "image": np.zeros((1, *done.image_shape), np.uint8)}).values()
+    for _ in range(3):
+        state = state.apply_gradients(grads=jax.tree.map(np.ones_like, state.params),
+                                      batch_stats=state.batch_stats)
+    own = [s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "z"))
+           if hasattr(s, "z")]
+    theirs = optax.contrib.schedule_free_eval_params(own[0], state.params)
+    jax.tree.map(np.testing.assert_array_equal, state.ema_params, theirs)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(theirs)))
+
+    loop.train(config, tmp_path / "run")
+    run = evaluate.restore(tmp_path / "run", "best")
+    assert run.states["create"].ema_params is not None
+    report = evaluate.evaluate(tmp_path / "run", "best", "val")
+    scores = {row["step"]: row for row in writers.read(tmp_path / "run")
+              if "val/create/auroc" in row}
+    assert report["networks"]["create"]["macro"]["macro AUROC"] == pytest.approx(
+        scores[run.step]["val/create/auroc"])
+    config.optimizer.ema_decay = 0.9
+    with pytest.raises(UserError, match="ema_decay = 0.9 beside .*averages the weights itself"):
+        loop.train(config, tmp_path / "other")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import pathlib
 import queue
 import threading
@@ -21,6 +22,7 @@ from PIL import Image
 
 from cxrjax.data import artifacts, films_on_disk, reading
 from cxrjax.errors import UserError
+from cxrjax.evaluation.answers import Answers, read_answers
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.training.restored import Run, restore
@@ -138,6 +140,7 @@ class Reader:
         try:
             run = self._load()
             name = heatmaps.choose_network(run, self._network)
+            answers = read_answers(run.workdir, run)
             self.answers.put(Answer(0, network=describe(run, name)))
         except UserError as error:
             self.answers.put(Answer(0, error=str(error)))
@@ -149,7 +152,8 @@ class Reader:
         while (request := self._next()) is not None:
             ticket, path, method = request
             try:
-                self.answers.put(Answer(ticket, reading=self._read(run, name, path, method)))
+                found = self._read(run, name, path, method, answers)
+                self.answers.put(Answer(ticket, reading=found))
             except UserError as error:
                 self.answers.put(Answer(ticket, error=str(error)))
             except Exception as error:
@@ -164,12 +168,17 @@ class Reader:
             request = later
         return request
 
-    def _read(self, run: Run, name: str, path: pathlib.Path, method: str) -> Reading:
+    def _read(
+        self, run: Run, name: str, path: pathlib.Path, method: str, answers: Answers
+    ) -> Reading:
         key = (path, method)
         if key not in self._kept:
             if method not in self._compiled:
                 self._compiled[method] = heatmaps.make(run, name, method)
-            self._kept[key] = read(run, self._compiled[method], path, method)
+            self._kept[key] = read(
+                run, self._compiled[method], path, method,
+                functools.partial(answers.probabilities, name),
+            )
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -189,8 +198,11 @@ def loader(workdir: str | None, checkpoint: str) -> Callable[[], Run]:
     return lambda: restore(workdir, checkpoint)
 
 
-def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
-    """Reads and explains one film.
+def read(
+    run: Run, compiled: Any, path: pathlib.Path, method: str,
+    probabilities: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Reading:
+    """Reads and explains one film; `probabilities` makes them of logits, by default the network's.
 
     Raises:
       UserError: the film cannot be read, or the network cannot be explained by this method.
@@ -200,7 +212,8 @@ def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
     cleaned = artifacts.remove_bright_artifacts(film)
     options = run.config.dataset.to_dict()
     ready = films_on_disk.as_prepared(film, run.config.image_shape[0], options)
-    (explanation,) = heatmaps.explain(run, compiled, run.states, [(str(path), ready)], 1)
+    (explanation,) = heatmaps.explain(
+        run, compiled, run.states, [(str(path), ready)], 1, probabilities)
     longest = min(LONGEST, max(film.shape))
     return Reading(
         path=path,

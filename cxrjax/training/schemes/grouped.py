@@ -172,7 +172,10 @@ def _graft(state: steps.TrainState, trunk: steps.TrainState) -> steps.TrainState
     if "encoder" in trunk.batch_stats:
         batch_stats["encoder"] = trunk.batch_stats["encoder"]
     ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, batch_stats=batch_stats, ema_params=ema)
+    # Some optimizers begin with the weights (schedule-free ones).
+    opt_state = state.tx.init(params)
+    return state.replace(params=params, batch_stats=batch_stats, ema_params=ema,
+                         opt_state=opt_state)
 
 
 def make_step(config: Any) -> Callable:
