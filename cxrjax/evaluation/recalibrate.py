@@ -7,10 +7,7 @@ weights that are evaluated and nothing dropped, on films as they are: those of t
 or films of one's own (another hospital's, say: adaptive batch normalisation, Li et al. 2016,
 arXiv:1603.04779). Labels are not looked at, no weight changes, and the run that it reads stays as
 it is.
-
-The statistics are those of all films together ("precise" batch normalisation, Wu & Johnson 2021,
-arXiv:2105.07576): the mean of the batches' means, and the mean of their variances plus the variance
-of their means.
+With `config.recalibrate` a training does the same at every validation (`batch_statistics`).
 """
 
 from __future__ import annotations
@@ -18,11 +15,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
@@ -31,13 +24,12 @@ from tqdm import tqdm
 from cxrjax.data import films_on_disk, input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
-from cxrjax.models.layers import DropPath
 from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
 from cxrjax.training import devices, steps
+from cxrjax.training.batch_statistics import Statistics, some
 from cxrjax.training.restored import Run, restore
 
-FILMS = 1024  # at most: the statistics of more are the same to a percent
 _FROM_RUN = ("config.json", "metrics.jsonl")
 
 
@@ -65,14 +57,14 @@ def main(
     run = restore(workdir, checkpoint)
     failures: films_on_disk.Failures = []
     if paths:
-        chosen = [paths[i] for i in _some(len(paths))]
+        chosen = [paths[i] for i in some(len(paths))]
         side, options = run.config.image_shape[0], run.config.dataset.to_dict()
         read = films_on_disk.read_all(chosen, side, options, failures, facts)
         films = ((str(path), ready) for path, _, ready in read)
         number, source = len(chosen), images
     else:
         data = provenance.open_films(run, data_dir)
-        positions = data.splits["train"][_some(len(data.splits["train"]))]
+        positions = data.splits["train"][some(len(data.splits["train"]))]
         films = ((str(i), data.source[int(i)]["image"]) for i in positions)
         number, source = len(positions), "the training split"
     devices.announce()
@@ -84,12 +76,6 @@ def main(
     films_on_disk.report_skipped(skipped)
     films_on_disk.report_facts(facts, run.config.dataset.to_dict())
     return films_on_disk.report_failures(failures, number)
-
-
-def _some(number: int) -> np.ndarray:
-    """Positions of at most FILMS of `number` films, drawn the same way each time."""
-    order = np.random.default_rng(0).permutation(number)
-    return order[:FILMS]
 
 
 def whole_batches(
@@ -142,61 +128,6 @@ def recalibrate(
 def apply_functions(run: Run) -> dict[str, Callable]:
     """{network: its apply function}, of the networks that were trained, by the run's own scheme."""
     return {n: m.apply for n, m in scheme_of(run.config).make_models(run.config).items()}
-
-
-def _passed_on(
-    call: Callable, args: tuple, kwargs: dict[str, Any], context: Any
-) -> Any:
-    """What drops nothing: dropout and drop path hand on what they are given, as in evaluation."""
-    if isinstance(context.module, nn.Dropout | DropPath) and context.method_name == "__call__":
-        return args[0] if args else kwargs["inputs"]
-    return call(*args, **kwargs)
-
-
-class Statistics:
-    """Sums of one network's batch means and variances, and their squares.
-
-    A running average moves by a share of the way to the batch's value. From zero it shows that
-    share of the value; from one it shows the share itself. No layer needs to be asked.
-    """
-
-    def __init__(self, apply: Callable, state: steps.EvalState):
-        params = state.params if state.ema_params is None else state.ema_params
-        self._zero = jax.tree.map(jnp.zeros_like, state.batch_stats)
-
-        @jax.jit
-        def moved(start, image):
-            variables = {"params": params, "batch_stats": start}
-            rngs = {"dropout": jax.random.key(0)}
-            with nn.intercept_methods(_passed_on):
-                return apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)[1][
-                    "batch_stats"
-                ]
-
-        self._moved, self._share = moved, None
-        self._sum = self._squares = self._zero
-        self._count = 0
-
-    def add(self, image: Any) -> None:
-        """Counts one batch f32[B, H, W, C], standardised."""
-        new = self._moved(self._zero, image)
-        if self._share is None:
-            one = self._moved(jax.tree.map(jnp.ones_like, self._zero), image)
-            self._share = jax.tree.map(lambda a, b: 1.0 - (b - a), new, one)
-        value = jax.tree.map(jnp.divide, new, self._share)
-        self._sum = jax.tree.map(jnp.add, self._sum, value)
-        self._squares = jax.tree.map(lambda s, v: s + v * v, self._squares, value)
-        self._count += 1
-
-    def result(self) -> Any:
-        """Mean and variance over all films, as batch_stats."""
-        mean = jax.tree.map(lambda s: s / self._count, self._sum)
-        spread = jax.tree.map(lambda q, m: q / self._count - m * m, self._squares, mean)
-        flat, between = map(flax.traverse_util.flatten_dict, (mean, spread))
-        return flax.traverse_util.unflatten_dict({
-            key: value + jnp.maximum(between[(*key[:-1], "mean")], 0.0)
-            if key[-1] == "var" else value for key, value in flat.items()
-        })
 
 
 def save(

@@ -71,6 +71,8 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.log_every = "20 steps"
     config.keep = 2  # newest checkpoints that a run can go on from
     config.patience = 0  # validations without a better one that end the training; 0: none do
+    # Batch statistics of training films as they are, for validation and in the best checkpoint.
+    config.recalibrate = False
     config.monitor = "auroc"  # macro, on validation: chooses the best checkpoint
 
     config.optimizer = ConfigDict({

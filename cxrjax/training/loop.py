@@ -111,6 +111,7 @@ class Every:
 
 def _judge(run: start.Setup, states: Any, progress: start.Progress, record: Recorder) -> None:
     """Validates; the best states so far are saved as such."""
+    states = run.evaluated(states)
     scores, predictions = run.validate(states)
     progress.evaluations.append({"step": progress.step, **scores})
     record.validation(progress.step, scores)
@@ -131,6 +132,8 @@ def _keep_predictions(run: start.Setup, which: str, step: int, predictions: Any)
 
 def _save(run: start.Setup, which: str, states: Any, progress: start.Progress) -> None:
     meta = {**run.meta, "history": progress.history()}
+    if which == "best" and hasattr(run.evaluated, "said"):
+        meta["recalibrated"] = run.evaluated.said
     run.checkpoints.save(which, progress.step, states, run.iterator, run.as_json, meta)
 
 

@@ -18,7 +18,8 @@ MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads"
 # Fields that runs of before have not, and the values that do what those runs did. An optimizer's
 # are those of each network's as well.
 ADDED: dict[str, Any] = {"dataset.reading": 1, "normalize.source": "",
-                         "optimizer.layer_decay": 0.0, "optimizer.freeze": ""}
+                         "optimizer.layer_decay": 0.0, "optimizer.freeze": "",
+                         "recalibrate": False}
 
 
 def check_same(

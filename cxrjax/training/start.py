@@ -23,7 +23,15 @@ from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, experiment, provenance, resume, steps, validation
+from cxrjax.training import (
+    batch_statistics,
+    checkpoint,
+    experiment,
+    provenance,
+    resume,
+    steps,
+    validation,
+)
 from cxrjax.training.saved_configs import in_todays_names
 from cxrjax.training.workdir import write_text
 
@@ -41,6 +49,7 @@ class Setup:
       step: compiled (states, batches[T, ...], key) -> (states, logs[T]).
       step_key: that the randomness of all steps follows from.
       validate: states -> (scores, predictions).
+      evaluated: states -> the states that are validated and saved as the best ones.
       checkpoints: of the workdir.
       as_json: the config as JSON, as it is saved.
       meta: what a checkpoint carries beside arrays and config.
@@ -55,6 +64,7 @@ class Setup:
     step: Callable
     step_key: jax.Array
     validate: validation.Validation
+    evaluated: Callable
     checkpoints: checkpoint.Checkpoints
     meta: dict[str, Any]
 
@@ -133,10 +143,17 @@ def begin(
     foreseen = validate.foresee(template)
     validation.monitored(foreseen, config.monitor)
     validation.warn_of_idle_decoder(config, foreseen)
+    evaluated: Callable = batch_statistics.as_they_are
+    if config.get("recalibrate"):
+        if hasattr(scheme, "prepare"):
+            raise UserError(f"config.recalibrate: what the scheme {config.scheme.name} is trained "
+                            "on is made once, by batch statistics that stay")
+        evaluated = batch_statistics.OfTrainingFilms(config, films)
     setup = Setup(
         workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh, iterator=iterator,
         step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
-        validate=validate, checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)),
+        validate=validate, evaluated=evaluated,
+        checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)),
         meta=experiment.make_meta(config, films),
     )
     if setup.checkpoints.latest_step() is None:

@@ -10,7 +10,7 @@ from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, recalibrate
 from cxrjax.models.layers import DropPath
-from cxrjax.training import checkpoint, loop, restored, steps
+from cxrjax.training import batch_statistics, checkpoint, loop, restored, steps
 from tests import small_run
 from tests.training.test_loop import toy_config
 
@@ -67,6 +67,32 @@ def test_the_new_run_is_evaluated_like_any_other(workdir, tmp_path):
     assert restored.restore(tmp_path / "new").step == report["run"]["step"]
 
 
+def test_a_training_can_do_it_itself(workdir, tmp_path):
+    """The same weights at each validation; the best checkpoint is what --mode=recalibrate gives."""
+    config = toy_config(recalibrate=True)
+    config.augment.update(rotate=30.0, brightness=0.3)
+    config.optimizer.ema_decay = 0.9
+    loop.train(config, tmp_path / "own", stop_at=4)  # interrupted, and gone on with
+    loop.train(config, tmp_path / "own")
+    own, run = restored.restore(tmp_path / "own"), restored.restore(workdir)
+    assert own.meta["recalibrated"] == (
+        "batch statistics of 64 films of the training split as they are")
+    # What goes on is the run that it was.
+    jax.tree.map(np.testing.assert_array_equal, *(
+        restored.restore(folder, "latest").states["create"]
+        for folder in (tmp_path / "own", workdir)))
+    data = sets.load(run.config.dataset.to_dict())
+    films = np.stack([data.source[i]["image"] for i in data.splits["train"]])
+    seen = np.asarray(first_layer(own, films)).reshape(-1, 8)
+    new = own.states["create"].batch_stats["norm1"]
+    np.testing.assert_allclose(new["mean"], seen.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(new["var"], seen.var(0), rtol=1e-4)
+    saved = np.load(tmp_path / "own" / "val_predictions_best.npz")
+    report = evaluate.evaluate(tmp_path / "own", split="val")
+    assert report["run"]["recalibrated"].startswith("batch statistics of 64 films")
+    assert report["run"]["step"] == saved["step"]
+
+
 def test_films_of_ones_own(workdir, tmp_path, capsys):
     (tmp_path / "films").mkdir()
     for i in range(20):
@@ -103,7 +129,7 @@ def test_nothing_is_dropped():
     x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3))
     variables = Dropping().init(jax.random.key(0), x, False)
     state = steps.EvalState(params=variables["params"], batch_stats=variables["batch_stats"])
-    sums = recalibrate.Statistics(Dropping().apply, state)
+    sums = batch_statistics.Statistics(Dropping().apply, state)
     sums.add(x)
     found = sums.result()["norm"]
     np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)

@@ -332,3 +332,13 @@ def test_ties_of_youden_take_the_highest_threshold():
     labels = np.array([[0], [0], [0], [1], [1], [1]])
     scores = np.array([[0.3], [0.1], [0.0], [0.6], [0.2], [0.1]])
     assert decisions.choose_thresholds(labels, scores)[0] == 0.6
+
+
+def test_a_curve_takes_infinite_scores():
+    labels, scores = np.array([0, 1, 0, 1.0]), np.array([-np.inf, np.inf, 1.0, 2.0])
+    false, true, at = ranking.roc_curve(labels, scores)
+    area = np.trapezoid(true, false)
+    assert area == ranking.auroc(labels[:, None], scores[:, None])[0] == 1.0
+    assert (false[0], true[0], at[0]) == (0, 0, np.inf) and at[-1] == -np.inf
+    _, recall, thresholds = ranking.precision_recall_curve(labels, scores)
+    assert recall[0] == 1 and thresholds[-1] == np.inf
