@@ -11,6 +11,10 @@ Everything is NHWC and HWIO; padding is the same on both sides.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,9 +25,26 @@ TINY = 32  # positions of a map below which XLA's is as fast all the same
 SMALL = 512  # positions of a map up to which shifted copies stay in the cache
 
 
+_PORTABLE = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced inside serves other platforms than this one: by XLA's own convolution.
+
+    Which way is fastest is chosen while a network is traced, for the platform that it then runs on;
+    an exported one is traced here and runs elsewhere.
+    """
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
+
+
 def on_cpu() -> bool:
-    """Whether XLA compiles for the CPU."""
-    return jax.default_backend() == "cpu"
+    """Whether XLA compiles for the CPU, and for nothing else."""
+    return jax.default_backend() == "cpu" and not _PORTABLE.get()
 
 
 def convolve(
