@@ -223,7 +223,9 @@ FLAGS = (
     Flag("output", "compare", PLACE, "folder; by default beside the runs", OUT),
     Flag("output", "predict", PLACE, "table (.csv, or .jsonl for JSON lines) or folder; "
          "predictions.csv in the workdir by default", OUT),
-    Flag("output", "export", PLACE, "file, NAME.cxrjax", OUT, needed="export"),
+    Flag("output", "export", PLACE, "file, NAME.cxrjax or NAME.onnx", OUT, needed="export"),
+    Flag("format", "export", one_of("jax", "onnx"), "for jax alone (NAME.cxrjax) or for ONNX "
+         "(NAME.onnx)", OUT, "jax"),
     Flag("maps", "export", SWITCH, "it gives the heat maps, too", WHAT, False),
     Flag("resume", "predict", SWITCH, "go on with a table that was broken off, or whose folder "
          "has grown", OUT, False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -20,12 +22,14 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation.compare import find_workdirs
 from cxrjax.explanation import cam, heatmaps
 from cxrjax.models import convolutions
-from cxrjax.serving import exported, sources
+from cxrjax.serving import exported, onnx_graph, sources
 from cxrjax.serving.sources import Member, Source
 from cxrjax.tables import finite
+from cxrjax.training.workdir import replacing, write_text
 
 PLATFORMS = ("cpu", "cuda")
 PURPOSE = "Research and teaching. Not a medical device, not for clinical use."
+SAME_ONNX = 1e-4  # of what onnxruntime answers from what JAX does
 SAME = 1e-5  # of what is exported from what `predict` answers
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}  # GPUs multiply float32 by shorter numbers
 
@@ -80,7 +84,7 @@ def serialize(answer: Callable, size: int) -> bytes:
     """The function with its weights, for any number of films and the `PLATFORMS`."""
     (batch,) = jax_export.symbolic_shape("b")
     film = jax.ShapeDtypeStruct((batch, size, size, 1), np.uint8)
-    with convolutions.portable():
+    with convolutions.traced_for("each"):
         return bytes(jax_export.export(jax.jit(answer), platforms=PLATFORMS)(film).serialize())
 
 
@@ -150,17 +154,21 @@ def _provenance(own: Member, name: str) -> dict[str, Any]:
 def main(
     workdir: str | None, output: str | None, workdirs: str | None = None,
     checkpoint: str = "best", network: str | None = None, maps: bool = False, tta: bool = False,
-    overwrite: bool = False,
+    overwrite: bool = False, format: str = "jax",
 ) -> None:
     """`--mode=export`: writes the file, and checks it against what `predict` answers.
 
     Raises:
-      UserError: a suffix that is not .cxrjax, a file that is there, runs that are no ensemble or
-        want their films in different ways, or a network that does not export.
+      UserError: a suffix that is not the format's, a file that is there, runs that are no ensemble
+        or want their films in different ways, or a network that does not export.
     """
     path = pathlib.Path(output or "")
-    if path.suffix != ".cxrjax":
-        raise UserError(f"--output={output}: an exported model ends in .cxrjax")
+    suffix = {"jax": ".cxrjax", "onnx": ".onnx"}[format]
+    if path.suffix != suffix:
+        raise UserError(f"--output={output}: a model exported with --format={format} ends in "
+                        f"{suffix}")
+    if format == "onnx":
+        _need_onnx()
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: --overwrite replaces it")
     if not path.resolve().parent.is_dir():
@@ -177,6 +185,11 @@ def main(
     if len(source.ways) > 1:
         raise UserError("the runs want their films in different ways "
                         f"({'; '.join(str(way) for way in source.ways)}): one file takes one")
+    if format == "onnx":
+        difference = write_onnx(path, members, names, source, maps)
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, beside it {path.name}.json; "
+              f"onnxruntime differs by {difference:.1g} from JAX")
+        return
     difference = write(path, members, names, source, maps)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, {' and '.join(PLATFORMS)}; its golden "
           f"pair differs by {difference:.1g} from predict")
@@ -210,3 +223,48 @@ def write(
     exported.write(path, program, manifest, golden)
     exported.check_golden(exported.read(path), path)
     return difference
+
+
+def _need_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxruntime") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f'--format=onnx needs {" and ".join(missing)}: pip install "cxrjax[onnx]"')
+
+
+def write_onnx(
+    path: pathlib.Path, members: Sequence[Member], names: Sequence[str], source: Source,
+    maps: bool = False,
+) -> float:
+    """Writes the model for ONNX and its manifest beside it, where onnxruntime answers as JAX does.
+
+    Returns:
+      The largest difference of its outputs from JAX's.
+
+    Raises:
+      UserError: a part of the network that is not translated, by its name, or another answer.
+    """
+    import onnxruntime
+
+    size, answer = source.ways[0][0], answer_of(members, names, maps)
+    with convolutions.traced_for("plain"):
+        data = onnx_graph.to_model(answer, size, names[0]).SerializeToString()
+    film = golden_film(size)
+    films = np.concatenate([film, film[:, :, ::-1], 255 - film])
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    outputs = [out.name for out in session.get_outputs()]
+    found = dict(zip(outputs, session.run(outputs, {"film": films})))
+    ours = {key: np.asarray(value) for key, value in jax.jit(answer)(jnp.asarray(films)).items()}
+    most = max(float(np.abs(found[key] - value).max()) / max(1.0, float(np.abs(value).max()))
+               for key, value in ours.items())
+    if not most <= SAME_ONNX:
+        raise UserError(f"{', '.join(names)}: onnxruntime's answer differs by {most:.2g} from "
+                        "JAX's: it is not exported")
+    manifest = manifest_of(members, names, source, ours["map"].shape[1:] if maps else None)
+    del manifest["platforms"]
+    sidecar = {"kind": "cxrjax model for ONNX", **manifest, "opset": onnx_graph.OPSET,
+               "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+               "checked": {"onnxruntime": onnxruntime.__version__, "largest difference": most}}
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(sidecar, indent=1) + "\n")
+    return most

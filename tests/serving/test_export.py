@@ -6,6 +6,7 @@ import sys
 import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -212,6 +213,14 @@ def test_what_is_traced_to_be_exported_takes_the_way_of_no_platform():
         return convolutions.convolve(x, kernel, 1, 1)
 
     assert convolutions_of(ours) == 0  # on the CPU as products
-    with convolutions.portable():
+    with convolutions.traced_for("plain"):
         assert convolutions_of(lambda x, k: ours(x, k)) == 1
+    with convolutions.traced_for("each"):  # one way for the CPU, one for others
+        made = jax.export.export(jax.jit(lambda x, k: ours(x, k)), platforms=("cpu", "cuda"))(
+            x, kernel)
+    text = made.mlir_module()
+    assert text.count("stablehlo.case") == 1
+    assert text.count("= stablehlo.convolution(") == 1
+    assert text.count("= stablehlo.dot_general") == 9
+    np.testing.assert_allclose(jax.jit(made.call)(x, kernel), ours(x, kernel), rtol=1e-6)
     assert convolutions_of(lambda x, k: ours(x, k)) == 0
