@@ -173,7 +173,7 @@ class _Graph:
         return self.node("Transpose", [self.name(value)], perm=list(eqn.params["permutation"]))
 
     def _concatenate(self, eqn, *given):
-        return self.node("Concat", map(self.name, given), axis=eqn.params["dimension"])
+        return self.node("Concat", list(map(self.name, given)), axis=eqn.params["dimension"])
 
     def _cut(self, value, start, stop, steps):
         axes = [i for i, a in enumerate(start) if isinstance(stop[i], int)]
