@@ -175,6 +175,11 @@ class _Graph:
     def _concatenate(self, eqn, *given):
         return self.node("Concat", list(map(self.name, given)), axis=eqn.params["dimension"])
 
+    def _stack(self, eqn, *given):
+        axis = eqn.params["axis"]
+        shape = [1 if i == axis else d for i, d in enumerate(eqn.outvars[0].aval.shape)]
+        return self.node("Concat", [self._to_shape(v, shape) for v in given], axis=axis)
+
     def _cut(self, value, start, stop, steps):
         axes = [i for i, a in enumerate(start) if isinstance(stop[i], int)]
         return self.node("Slice", [
