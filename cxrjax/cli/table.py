@@ -50,6 +50,8 @@ MODES = {
                     "--workdirs=runs/resnet50,runs/resunet"),
     "predict": Mode("cxrjax.serving.predict:main", "read new films with a trained network",
                     "--workdir=runs/phantom --images='new/*.png' --output=new.csv"),
+    "export": Mode("cxrjax.serving.export:main", "one file that answers with jax alone",
+                   "--workdir=runs/phantom --output=phantom.cxrjax"),
     "explain": Mode("cxrjax.explanation.explain:main",
                     "see where a network looks: pictures, and scores against marked boxes",
                     "--workdir=runs/phantom"),
@@ -148,14 +150,19 @@ FLAGS = (
          "--models", WHAT),
     Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
          needed="train"),
-    Flag("workdir", "recalibrate calibrate evaluate predict explain view", PLACE,
-         "folder of a training", RUN, needed="recalibrate calibrate evaluate predict explain view"),
+    Flag("workdir", "recalibrate calibrate evaluate explain view", PLACE,
+         "folder of a training", RUN, needed="recalibrate calibrate evaluate explain view"),
+    Flag("workdir", "predict export", PLACE, "folder of a training", RUN),
+    Flag("model", "predict", PLACE, "file of an export, instead of a run", RUN,
+         not_with="workdir"),
+    Flag("workdirs", "predict export", LIST, "folders of several runs that answer as one: "
+         "runs/a,runs/b or 'runs/seed*'", RUN, not_with="workdir"),
     Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
          RUN, needed="compare"),
-    Flag("checkpoint", "recalibrate calibrate evaluate predict explain view",
+    Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view",
          one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
-    Flag("network", "explain view", TEXT, "which of the run's networks; its merged answer if it "
-         "has one", RUN),
+    Flag("network", "export explain view", TEXT, "which of the run's networks; its merged answer "
+         "if it has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),
     Flag("images", "explain view", FILMS, "film, folder or quoted pattern", DATA),
     Flag("images", "recalibrate", FILMS, "films of your own (file, folder or quoted pattern) "
@@ -175,8 +182,8 @@ FLAGS = (
          "where the prepared films are now, if they were moved", DATA, not_with="images"),
     Flag("config", "explain", CONFIG, "another data set with the same labels, whose films are "
          "explained", DATA, not_with="images"),
-    Flag("tta", "calibrate evaluate predict", SWITCH, "answer with the mean over each film and its "
-         "mirror image", WHAT, False),
+    Flag("tta", "calibrate evaluate predict export", SWITCH, "answer with the mean over each film "
+         "and its mirror image", WHAT, False),
     Flag("operating_point", "calibrate evaluate", RULE, "how thresholds are chosen on validation: "
          "youden, f1, sensitivity=0.95 (at least so much), specificity=0.9", WHAT),
     Flag("prevalence", "evaluate", PART, "PPV and NPV where this share of films is positive, too",
@@ -214,8 +221,17 @@ FLAGS = (
     Flag("output", "recalibrate", PLACE, "folder for the new run", OUT, needed="recalibrate"),
     Flag("output", "evaluate explain", PLACE, "folder; by default in the workdir", OUT),
     Flag("output", "compare", PLACE, "folder; by default beside the runs", OUT),
-    Flag("output", "predict", PLACE, "CSV file or folder; predictions.csv in the workdir by "
-         "default", OUT),
+    Flag("output", "predict", PLACE, "table (.csv, or .jsonl for JSON lines) or folder; "
+         "predictions.csv in the workdir by default", OUT),
+    Flag("output", "export", PLACE, "file, NAME.cxrjax or NAME.onnx", OUT, needed="export"),
+    Flag("format", "export", one_of("jax", "onnx"), "for jax alone (NAME.cxrjax) or for ONNX "
+         "(NAME.onnx)", OUT, "jax"),
+    Flag("maps", "export", SWITCH, "it gives the heat maps, too", WHAT, False),
+    Flag("resume", "predict", SWITCH, "go on with a table that was broken off, or whose folder "
+         "has grown", OUT, False),
+    Flag("overwrite", "export", SWITCH, "replace a file that is there", OUT, False),
+    Flag("overwrite", "predict", SWITCH, "begin a new table where there is one", OUT, False,
+         not_with="resume"),
     Flag("output", "benchmark", PLACE, "path without suffix; 'benchmark' by default", OUT),
     Flag("layout", "predict", one_of("wide", "long"), "a row per film, or per film and label",
          OUT, "wide"),

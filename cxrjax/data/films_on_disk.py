@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import glob
 import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -138,23 +139,57 @@ def read_all(
       facts: to be filled with what each film was on disk, and what is unusual about it.
       strict: count unusual films as failures.
     """
-    version = reading.version_of(options)
-
-    def read(path):
-        try:
-            film, found = reading.read_radiograph_with_facts(path, version, strict)
-            return path, film, as_prepared(film, size, options), found, ""
-        except UserError as error:
-            return path, None, None, None, str(error)
-
-    workers = min(8, cores())
-    for path, film, ready, found, error in ordered_map(read, paths, workers):
-        if error:
-            failures.append((path, error.removeprefix(f"{path}: ")))
+    for read in read_each(paths, ((size, options),), strict):
+        if read.error:
+            failures.append((read.path, read.error))
         else:
             if facts is not None:
-                facts[path] = found
-            yield path, film, ready
+                facts[read.path] = read.facts[0]
+            yield read.path, read.film, read.ready[0]
+
+
+class Read(NamedTuple):
+    """What became of one file.
+
+    Attributes:
+      path: of the file.
+      film: u8[h, w] as it is, in the first way; None where it could not be read.
+      ready: `as_prepared` in each way, u8[s, s, 1].
+      facts: what it was on disk, in each way.
+      error: why it could not be read, without the file's name; '' where it could.
+    """
+
+    path: pathlib.Path
+    film: np.ndarray | None = None
+    ready: tuple[np.ndarray, ...] = ()
+    facts: tuple[RadiographFacts, ...] = ()
+    error: str = ""
+
+
+def read_each(
+    paths: Sequence[pathlib.Path], ways: Sequence[tuple[int, Mapping[str, Any]]],
+    strict: bool = False,
+) -> Iterator[Read]:
+    """Every file in order, read by threads ahead of whoever takes it; few are held at a time.
+
+    Args:
+      ways: (size, options of the data set) that each film is prepared for; several networks may
+        want several. A film is read once in each way of `options['reading']`.
+      strict: count unusual films as failures.
+    """
+    versions = [reading.version_of(options) for _, options in ways]
+
+    def read(path: pathlib.Path) -> Read:
+        try:
+            films = {v: reading.read_radiograph_with_facts(path, v, strict)
+                     for v in dict.fromkeys(versions)}
+            ready = tuple(as_prepared(films[v][0], size, options)
+                          for v, (size, options) in zip(versions, ways))
+        except UserError as error:
+            return Read(path, error=str(error).removeprefix(f"{path}: "))
+        return Read(path, films[versions[0]][0], ready, tuple(films[v][1] for v in versions))
+
+    return ordered_map(read, paths, min(8, cores()))
 
 
 def picture_names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
@@ -172,13 +207,25 @@ def picture_names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     return names
 
 
-def report_failures(failures: Failures, number: int) -> int:
-    """Names the files that could not be read on stderr; the exit status, 1 if there are any."""
-    if not failures:
+def report_failures(
+    failures: Failures, number: int, failed: int | None = None, where: str = ""
+) -> int:
+    """Names the files that could not be read on stderr; the exit status, 1 if there are any.
+
+    Args:
+      failures: (file, why) of them, or of the first of them.
+      number: of files in all.
+      failed: how many could not be read, if not all are in `failures`.
+      where: what names the others.
+    """
+    failed = len(failures) if failed is None else failed
+    if not failed:
         return 0
-    print(f"{len(failures):,} of {number:,} files could not be read:", file=sys.stderr)
+    print(f"{failed:,} of {number:,} files could not be read:", file=sys.stderr)
     for path, why in failures:
         print(f"  {path}: {why}", file=sys.stderr)
+    if failed > len(failures):
+        print(f"  and {failed - len(failures):,} more: {where}", file=sys.stderr)
     return 1
 
 
@@ -190,25 +237,57 @@ def report_skipped(skipped: Failures) -> None:
         print(f"  skipped {path}: {why}", file=sys.stderr)
 
 
-def report_facts(facts: Facts, options: Mapping[str, Any]) -> None:
+@dataclasses.dataclass
+class Unusual:
+    """What is to be said of films that were read, in bounded memory however many they are.
+
+    Attributes:
+      films: how many were read.
+      warned: how many of them with a warning.
+      by_line: {warning: [films, the first one]}.
+      guessed: how many state no range of gray; `first`, and how it was taken.
+    """
+
+    films: int = 0
+    warned: int = 0
+    by_line: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    guessed: int = 0
+    first: str = ""
+
+    def add(self, path: pathlib.Path, found: RadiographFacts) -> None:
+        """Counts a film in."""
+        self.films += 1
+        self.warned += bool(found.warnings)
+        for line in found.warnings:
+            if line not in self.by_line and len(self.by_line) >= _MOST_LINES:
+                line = "another warning"
+            self.by_line.setdefault(line, [0, path])[0] += 1
+        if found.guessed:
+            self.first = self.first or f"{path}: {found.gray}"
+            self.guessed += 1
+
+
+_MOST_LINES = 200  # of different warnings: sizes in them may all differ
+
+
+def report_facts(facts: Facts | Unusual, options: Mapping[str, Any]) -> None:
     """Says on stderr what is unusual about films, and how a range was guessed where it was."""
-    warned = [(path, found.warnings) for path, found in facts.items() if found.warnings]
-    if warned:
-        print(f"{len(warned):,} of {len(facts):,} films were read with a warning (--strict refuses "
-              "them):", file=sys.stderr)
-    by_line: dict[str, list[pathlib.Path]] = {}
-    for path, lines in warned:
-        for line in lines:
-            by_line.setdefault(line, []).append(path)
-    for line, paths in by_line.items():
-        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-        print(f"  {line}: {paths[0]}{more}", file=sys.stderr)
-    guessed = [path for path, found in facts.items() if found.guessed]
-    if not guessed:
+    if not isinstance(facts, Unusual):
+        counted = Unusual()
+        for path, found in facts.items():
+            counted.add(path, found)
+        facts = counted
+    if facts.warned:
+        print(f"{facts.warned:,} of {facts.films:,} films were read with a warning (--strict "
+              "refuses them):", file=sys.stderr)
+    for line, (number, path) in facts.by_line.items():
+        more = f" and {number - 1:,} more" if number > 1 else ""
+        print(f"  {line}: {path}{more}", file=sys.stderr)
+    if not facts.guessed:
         return
     version = reading.version_of(options)
-    print(f"{len(guessed):,} of {len(facts):,} films state no range of gray, it was taken from "
-          f"their values (first: {guessed[0]}: {facts[guessed[0]].gray})", file=sys.stderr)
+    print(f"{facts.guessed:,} of {facts.films:,} films state no range of gray, it was taken from "
+          f"their values (first: {facts.first})", file=sys.stderr)
     if version != reading.NEWEST:
         print(f"  in the way of the training (dataset.reading = {version}); the newest way is "
               f"{reading.NEWEST}", file=sys.stderr)

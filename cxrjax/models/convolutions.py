@@ -11,6 +11,10 @@ Everything is NHWC and HWIO; padding is the same on both sides.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,9 +25,40 @@ TINY = 32  # positions of a map below which XLA's is as fast all the same
 SMALL = 512  # positions of a map up to which shifted copies stay in the cache
 
 
+# 'here': for the platform of this process; 'each': for every platform its own way; 'plain': XLA's.
+_FOR = contextvars.ContextVar("platforms", default="here")
+
+
+@contextlib.contextmanager
+def traced_for(platforms: str) -> Iterator[None]:
+    """What is traced inside serves other platforms than this one.
+
+    Which way is fastest is chosen while a network is traced, for the platform that it then runs on;
+    an exported one is traced here and runs elsewhere.
+
+    Args:
+      platforms: 'each': every platform finds its own way in the program; 'plain': by XLA's own
+        convolution alone.
+    """
+    token = _FOR.set(platforms)
+    try:
+        yield
+    finally:
+        _FOR.reset(token)
+
+
 def on_cpu() -> bool:
-    """Whether XLA compiles for the CPU."""
-    return jax.default_backend() == "cpu"
+    """Whether XLA compiles for the CPU, and for nothing else."""
+    return jax.default_backend() == "cpu" and _FOR.get() == "here"
+
+
+def _by_platform(way: Callable[[Array, Array, bool], Array], x: Array, kernel: Array) -> Array:
+    """`way(x, kernel, cpu)` for the platforms that are traced for."""
+    if _FOR.get() != "each":
+        return way(x, kernel, on_cpu())
+    return lax.platform_dependent(
+        x, kernel, cpu=lambda x, kernel: way(x, kernel, True),
+        default=lambda x, kernel: way(x, kernel, False))
 
 
 def convolve(
@@ -37,15 +72,20 @@ def convolve(
     path); 3x3 at stride 1 with at most `NARROW` channels on a side and at most `SMALL` positions
     as nine products (`by_products`; forward 1.5 times, backward 1.4 times as fast).
     """
+    return _by_platform(lambda x, kernel, cpu: _convolve(x, kernel, stride, padding, cpu), x,
+                        kernel)
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: int, cpu: bool) -> Array:
     k = kernel.shape[0]
     # Elsewhere a strided view before a product ends the compiler (jaxlib 0.11.2 on an H200: Check
     # failed in triton_tiling_propagation.cc), and cuDNN has such convolutions.
-    if k == 1 and padding == 0 and (stride == 1 or on_cpu()):
+    if k == 1 and padding == 0 and (stride == 1 or cpu):
         x, kernel = x[:, ::stride, ::stride], kernel[0, 0]
-        return product(x, kernel) if on_cpu() else x @ kernel
+        return product(x, kernel) if cpu else x @ kernel
     if k == stride and padding == 0:
         return cells(x, k) @ kernel.reshape(-1, kernel.shape[-1])
-    if k == 3 and padding == 1 and on_cpu():
+    if k == 3 and padding == 1 and cpu:
         height, width = ((n - 1) // stride + 1 for n in x.shape[1:3])
         positions = height * width
         if min(height, width) < 3 or stride == 2 and positions <= SMALL:
@@ -66,7 +106,12 @@ def depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: int
 ) -> Float[Array, "b _ _ c"]:
     """A convolution of each channel with its own kernel."""
-    if on_cpu() and stride == 1 and padding == kernel.shape[0] // 2:
+    return _by_platform(lambda x, kernel, cpu: _depthwise(x, kernel, stride, padding, cpu), x,
+                        kernel)
+
+
+def _depthwise(x: Array, kernel: Array, stride: int, padding: int, cpu: bool) -> Array:
+    if cpu and stride == 1 and padding == kernel.shape[0] // 2:
         return depthwise_by_taps(x, kernel)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2,

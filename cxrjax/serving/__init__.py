@@ -3,5 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=[
-    "library", "predict", "viewer",
+    "answer_table", "export", "exported", "library", "onnx_graph", "predict", "sources", "viewer",
 ])

@@ -128,7 +128,7 @@ def test_a_flag_of_other_modes_is_refused_and_they_are_named(mode, capsys):
      "--mode=evaluate takes no --images: a run is judged on a split of its data set; to read films "
      "on disk: --mode=predict (--images is for recalibrate, predict, explain, view)"),
     (["--mode=train", "--notta"],
-     "--mode=train takes no --tta (--tta is for calibrate, evaluate, predict)"),
+     "--mode=train takes no --tta (--tta is for calibrate, evaluate, predict, export)"),
     (["--mode=compare", "--workdir=a"],
      "--mode=compare takes no --workdir: give --workdirs=runs/a,runs/b (--workdir is for train,"),
     (["--mode=prepare", "--workdir=a"],

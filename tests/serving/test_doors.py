@@ -12,7 +12,7 @@ import pytest
 
 from cxrjax.data import films_on_disk, preprocess, reading, sets
 from cxrjax.errors import UserError
-from cxrjax.serving import library, predict
+from cxrjax.serving import library, predict, sources
 from tests import raw_films, small_run
 from tests.films import chest, dicom, lut, picture
 
@@ -115,18 +115,19 @@ def test_the_library_function(films, name):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_predict(run, expected, films, tmp_path, monkeypatch, capsys, strict):
-    monkeypatch.setattr(predict, "restore", lambda workdir, which, tta: run)
+    monkeypatch.setattr(sources, "restore", lambda workdir, which, tta: run)
     status = predict.main("none", str(films), output=str(tmp_path / "out.csv"), strict=strict)
     told = capsys.readouterr().err
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    answered = {row[0].rpartition("/")[2]: row for row in rows}
-    assert status == 1 and header[-1] == "warnings"
+    assert status == 1 and header[-2:] == ["warnings", "error"]
+    assert {row[0].rpartition("/")[2] for row in rows} == set(CASES)
+    answered = {row[0].rpartition("/")[2]: row for row in rows if not row[-1]}
     assert set(answered) == set(READ) - (set(WARNED) if strict else set())
     for name, row in answered.items():
-        found = np.array(row[2:-1], float)
+        found = np.array(row[2:-2], float)
         np.testing.assert_allclose(found, expected[name], atol=2e-5, err_msg=name)
-        assert (CASES[name][2] in row[-1]) if CASES[name][2] else row[-1] == ""
+        assert (CASES[name][2] in row[-2]) if CASES[name][2] else row[-2] == ""
     for name in WARNED:
         assert strict or f"{CASES[name][2]}" in told
     for name in REFUSED + (WARNED if strict else []):

@@ -1,6 +1,7 @@
 """Probabilities of films on disk: which files count, how they are read, what failures are told."""
 
 import csv
+import dataclasses
 import os
 import pathlib
 
@@ -11,10 +12,10 @@ import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from cxrjax.data import films_on_disk, input_pipeline, preprocess, reading
+from cxrjax.data import films_on_disk, preprocess, reading
 from cxrjax.errors import UserError
 from cxrjax.metrics import ranking
-from cxrjax.serving import predict
+from cxrjax.serving import answer_table, predict, sources
 from cxrjax.training import steps
 from tests import small_run
 
@@ -28,8 +29,17 @@ def run():
 
 @pytest.fixture
 def restored(run, monkeypatch):
-    monkeypatch.setattr(predict, "restore", lambda workdir, which, tta: run)
+    monkeypatch.setattr(sources, "restore", lambda workdir, which, tta: run)
     return run
+
+
+def answers_of(run, paths):
+    """Probabilities by film of the run's first network, and the films that failed."""
+    source = sources.of_run(sources.as_member("none", run))
+    films = list(predict.predict_films(source, paths))
+    answers = {film.read.path: film.answers["create"].probabilities[0] for film in films
+               if film.answers}
+    return answers, [film.read for film in films if film.read.error]
 
 
 def gray(seed, height=40, width=36):
@@ -72,28 +82,33 @@ def test_two_hundred_films_with_two_broken_ones(restored, tmp_path, capsys):
     assert "film199_text.png: not a PNG" in failed[1] and failed[1].count("film199") == 1
 
     header, *rows = rows_of(tmp_path / "out.csv")
-    assert header == ["file", "network", *restored.meta["labels"], "warnings"]
+    assert header == ["file", "network", *restored.meta["labels"], "warnings", "error"]
     names = [pathlib.Path(row[0]).name for row in rows]
-    assert len(names) == 198 and names == sorted(names)
-    values = np.array([row[2:-1] for row in rows], float)
+    assert len(names) == 200 and names == sorted(names)
+    # A row for every film: those that failed have the reason in place of numbers.
+    for row, words in zip(rows[-2:], ("truncated", "not a PNG")):
+        assert set(row[2:-1]) == {""} and words in row[-1]
+    assert {row[-1] for row in rows[:-2]} == {""}
+    values = np.array([row[2:-2] for row in rows[:-2]], float)
     assert (values >= 0).all() and (values <= 1).all() and np.ptp(values, axis=0).max() > 0
 
     # The same pixels, kept in another way, have the same probabilities.
     for name, seed in (("film196_16bit.png", 196), ("film197_rgba.png", 197)):
         save(films / "same.png", gray(seed))
-        _, same, _ = predict.predict_paths(restored, [films / "same.png"])
-        np.testing.assert_allclose(values[names.index(name)], same["create"][0], atol=1e-5)
+        same, _ = answers_of(restored, [films / "same.png"])
+        np.testing.assert_allclose(values[names.index(name)], same[films / "same.png"], atol=1e-5)
 
 
 def test_probabilities_are_those_of_the_network_on_the_prepared_film(run, tmp_path):
     paths = [save(tmp_path / f"{i}.png", gray(i, 50, 70)) for i in range(11)]  # 8 a batch
-    files, probabilities, failures = predict.predict_paths(run, paths)
-    assert files == [str(p) for p in paths] and not failures
+    probabilities, failures = answers_of(run, paths)
+    assert list(probabilities) == paths and not failures
     image = np.stack([preprocess.resize(gray(i, 50, 70), small_run.SIZE)[..., None]
                       for i in range(11)])
     logits = run.predict(run.states, jnp.asarray(image))["create"]["logits"]
     np.testing.assert_allclose(
-        probabilities["create"], ranking.probabilities(np.asarray(logits), "multilabel"), atol=1e-5
+        np.stack(list(probabilities.values())),
+        ranking.probabilities(np.asarray(logits), "multilabel"), atol=1e-5,
     )
 
 
@@ -102,18 +117,19 @@ def test_long_layout_has_a_row_per_film_and_label(restored, tmp_path, capsys):
     status = predict.main("none", str(film), output=str(tmp_path / "new" / "o.csv"), layout="long")
     assert status == 0
     header, *rows = rows_of(tmp_path / "new" / "o.csv")
-    assert header == ["file", "network", "label", "probability", "warnings"]
+    assert header == ["file", "network", "label", "probability", "warnings", "error"]
     assert [row[2] for row in rows] == list(restored.meta["labels"])
     shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "%" in line]
     by_hand = sorted(rows, key=lambda row: -float(row[3]))
     assert shown == [row[2] for row in by_hand]
 
 
-def test_only_broken_films_leave_an_empty_table_and_status_1(restored, tmp_path, capsys):
+def test_only_broken_films_leave_their_errors_and_status_1(restored, tmp_path, capsys):
     (tmp_path / "a.png").write_text("")
     assert predict.main(str(tmp_path), str(tmp_path)) == 1
     assert "the file is empty" in capsys.readouterr().err
-    assert len(rows_of(tmp_path / "predictions.csv")) == 1
+    _, row = rows_of(tmp_path / "predictions.csv")
+    assert row[0].endswith("a.png") and "the file is empty" in row[-1]
 
 
 def test_output_may_be_a_folder_and_must_be_writable(restored, tmp_path):
@@ -124,6 +140,11 @@ def test_output_may_be_a_folder_and_must_be_writable(restored, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         predict.main("none", film, output=str(tmp_path / "file" / "out.csv"))
+    for name, words in (("o.txt", "ends in .csv, .jsonl"), ("folder", "ends in .csv")):
+        with pytest.raises(UserError, match=words):
+            predict.main("none", film, output=str(tmp_path / name))
+    with pytest.raises(UserError, match="layout=long is of CSV"):
+        predict.main("none", film, output=str(tmp_path / "o.jsonl"), layout="long")
 
 
 def test_show_cleaned_writes_before_and_after(restored, tmp_path, capsys):
@@ -215,12 +236,18 @@ def test_what_cannot_be_read_is_named_not_passed_over(tmp_path):
 
 
 def test_output_is_tried_first_and_names_need_not_be_text(tmp_path):
-    name = os.fsdecode(b"R\xf6ntgen.png")
-    predict.write_csv(tmp_path / "out.csv", [name], ["A"], {"net": np.array([[0.5]])}, "wide")
+    name = os.fsdecode(b"R\xf6ntgen\n1.png")
+    for kind in ("csv", "jsonl"):
+        layout = answer_table.Layout(kind, ("A",), 1)
+        target = tmp_path / f"out.{kind}"
+        with answer_table.Table(target, layout, {}) as table:
+            table.write([answer_table.Row(name, "net", np.array([0.5]))])
+            table.finish()
+        assert answer_table.read_done(target, layout).files == {name}
     assert os.fsencode(name) in (tmp_path / "out.csv").read_bytes()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        predict._check_writable(tmp_path / "file" / "out.csv")
+        predict.place_of(str(tmp_path / "file" / "out.csv"), None)
 
 
 def test_few_films_are_held_at_a_time(run, tmp_path, monkeypatch):
@@ -241,13 +268,9 @@ def test_few_films_are_held_at_a_time(run, tmp_path, monkeypatch):
 
 
 def test_one_film_needs_no_full_batch(run, tmp_path, monkeypatch):
+    source = sources.of_run(sources.as_member("none", run))
     sizes = []
-    original = input_pipeline.batches
-
-    def spy(films, size):
-        sizes.append(size)
-        return original(films, size)
-
-    monkeypatch.setattr(input_pipeline, "batches", spy)
-    predict.predict_paths(run, [save(tmp_path / "a.png", gray(0))])
+    spied = dataclasses.replace(
+        source, _start=lambda images: sizes.append(len(images[0])) or source.start(images))
+    list(predict.predict_films(spied, [save(tmp_path / "a.png", gray(0))]))
     assert sizes == [steps.make_mesh().size]

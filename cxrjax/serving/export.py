@@ -1,0 +1,270 @@
+"""A run (or several as one) out of the door: one file that answers with jax alone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Array, UInt8
+from scipy import ndimage
+
+from cxrjax import __version__
+from cxrjax.errors import UserError
+from cxrjax.evaluation.compare import find_workdirs
+from cxrjax.explanation import cam, heatmaps
+from cxrjax.models import convolutions
+from cxrjax.serving import exported, onnx_graph, sources
+from cxrjax.serving.sources import Member, Source
+from cxrjax.tables import finite
+from cxrjax.training.workdir import replacing, write_text
+
+PLATFORMS = ("cpu", "cuda")
+PURPOSE = "Research and teaching. Not a medical device, not for clinical use."
+SAME_ONNX = 1e-4  # of what onnxruntime answers from what JAX does
+SAME = 1e-5  # of what is exported from what `predict` answers
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}  # GPUs multiply float32 by shorter numbers
+
+
+def answer_of(members: Sequence[Member], names: Sequence[str], maps: bool) -> Callable:
+    """Films u8[b, s, s, 1] -> {'probabilities': f32[b, k], 'map': f32[b, k, h, w] if asked for}.
+
+    Probabilities are calibrated where a run is; of several runs they are the mean, and so is the
+    map.
+    """
+    compiled = [heatmaps.make(m.run, name, "grad_cam") if maps else None
+                for m, name in zip(members, names)]
+
+    def probabilities(own: Member, name: str, logits: Array) -> Array:
+        logits = logits.astype(jnp.float32)
+        if name in own.answers.maps:
+            found = own.answers.maps[name]
+            slope, shift = (jnp.asarray(found[key], jnp.float32) for key in ("slope", "intercept"))
+            logits = logits * slope + shift
+        if own.run.meta["task"] == "multilabel":
+            return jax.nn.sigmoid(logits)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def answer(image: UInt8[Array, "b s s 1"]) -> dict[str, Array]:
+        found, heat = [], []
+        for own, name, mapped in zip(members, names, compiled):
+            out = (own.run.predict(own.run.states, image)[name] if mapped is None
+                   else mapped(own.run.states, image))
+            found.append(probabilities(own, name, out["logits"]))
+            heat += [] if mapped is None else [out["heat"]]
+        result = {"probabilities": sum(found) / len(found)}
+        if maps:
+            size = tuple(max(h.shape[axis] for h in heat) for axis in (2, 3))
+            result["map"] = sum(h if h.shape[2:] == size else cam.align(h, (0, 0), size)
+                                for h in heat) / len(heat)
+        return result
+
+    return answer
+
+
+def golden_film(size: int) -> UInt8[np.ndarray, "1 s s 1"]:
+    """A film that is no patient's: a rough chest of a few numbers, the same for every size."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    film = 170 - 20 * y + 50 * np.exp(-((x / 0.18) ** 2))
+    film -= 130 * np.exp(-((((abs(x) - 0.48) / 0.28) ** 2 + (y / 0.6) ** 2) ** 2))
+    film += 40 * ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 40) * size / 40
+    return np.clip(np.rint(film), 0, 255).astype(np.uint8)[None, :, :, None]
+
+
+def serialize(answer: Callable, size: int) -> bytes:
+    """The function with its weights, for any number of films and the `PLATFORMS`."""
+    (batch,) = jax_export.symbolic_shape("b")
+    film = jax.ShapeDtypeStruct((batch, size, size, 1), np.uint8)
+    with convolutions.traced_for("each"):
+        return bytes(jax_export.export(jax.jit(answer), platforms=PLATFORMS)(film).serialize())
+
+
+def manifest_of(
+    members: Sequence[Member], names: Sequence[str], source: Source, maps: Any
+) -> dict[str, Any]:
+    """All that is to be known of the network without the program; hashes are added in writing."""
+    first = members[0].run
+    size, preparation = source.ways[0]
+    points = next(iter(source.thresholds.values()), None)
+    dtypes = {own.run.config.model.get("dtype", "float32") if "model" in own.run.config
+              else "float32" for own in members}
+    return {
+        "cxrjax": __version__, "jax": jax.__version__, "flax": flax.__version__,
+        "labels": list(source.labels), "task": source.task,
+        "network": source.networks[0] if len(members) > 1 else names[0],
+        "input": {"shape": ["b", size, size, 1], "dtype": "uint8",
+                  "meaning": "8-bit gray, white is dense; resized, artefacts removed where "
+                             "'preparation' says so"},
+        "output": {"probabilities": ["b", len(source.labels)],
+                   **({"map": ["b", *maps]} if maps else {})},
+        "preparation": {"fit": "stretch", "remove_artifacts": False, **preparation},
+        "normalisation": {"inside": True, "values": "0..255 become 0..1, then (x - mean) / std",
+                          "mean": first.config.normalize.mean, "std": first.config.normalize.std},
+        "platforms": list(PLATFORMS),
+        "calibrated": source.calibrated,
+        "calibration": [own.answers.as_json()["calibration"] for own in members],
+        "operating_points": {
+            "rule": source.rule or "",
+            "thresholds": None if points is None else finite(
+                dict(zip(source.labels, points.tolist()))),
+        },
+        "tolerance": max(TOLERANCE.get(d, TOLERANCE["float32"]) for d in dtypes),
+        "figures": [_figures(own, name) for own, name in zip(members, names)],
+        "provenance": [_provenance(own, name) for own, name in zip(members, names)],
+        "intended_use": first.config.get("intended_use", PURPOSE),
+    }
+
+
+def _figures(own: Member, name: str) -> dict[str, Any] | None:
+    """The figures with their intervals of the run's own test split, where it was evaluated."""
+    path = pathlib.Path(own.workdir) / "evaluation" / "test" / "report.json"
+    try:
+        report = json.loads(path.read_text())
+        if report["run"]["step"] != own.run.step:
+            return None
+        judged = report["networks"][name]
+        return {"split": report["split"], "protocol": report["protocol"],
+                "films": report["films"], "macro": judged["macro"],
+                "labels": judged["per_label"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _provenance(own: Member, name: str) -> dict[str, Any]:
+    run = own.run
+    return {
+        "run": pathlib.Path(own.workdir).resolve().name, "network": name, "step": run.step,
+        "weights": sources.weights_of(run), "scheme": run.config.scheme.name,
+        "seed": run.config.seed, "dataset": run.config.dataset.name,
+        "protocol": run.meta["dataset"].get("protocol", ""), "trained_with": run.meta["versions"],
+        "films_trained_on": len(run.meta["ids"].get("train", ())),
+        "recalibrated": run.meta.get("recalibrated", ""), "tta": run.tta,
+    }
+
+
+def main(
+    workdir: str | None, output: str | None, workdirs: str | None = None,
+    checkpoint: str = "best", network: str | None = None, maps: bool = False, tta: bool = False,
+    overwrite: bool = False, format: str = "jax",
+) -> None:
+    """`--mode=export`: writes the file, and checks it against what `predict` answers.
+
+    Raises:
+      UserError: a suffix that is not the format's, a file that is there, runs that are no ensemble
+        or want their films in different ways, or a network that does not export.
+    """
+    path = pathlib.Path(output or "")
+    suffix = {"jax": ".cxrjax", "onnx": ".onnx"}[format]
+    if path.suffix != suffix:
+        raise UserError(f"--output={output}: a model exported with --format={format} ends in "
+                        f"{suffix}")
+    if format == "onnx":
+        _need_onnx()
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already: --overwrite replaces it")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
+    if bool(workdir) + bool(workdirs) != 1:
+        raise UserError("give one of --workdir=FOLDER of a training and --workdirs=A,B of an "
+                        "ensemble")
+    if workdirs and network:
+        raise UserError("--network is for --workdir: of an ensemble each run answers by its own")
+    folders = find_workdirs(workdirs) if workdirs else [workdir]
+    members = [sources.member(folder, checkpoint, tta) for folder in folders]
+    names = [heatmaps.choose_network(own.run, network) for own in members]
+    source = sources.of_ensemble(members) if workdirs else sources.of_run(members[0], names[0])
+    if len(source.ways) > 1:
+        raise UserError("the runs want their films in different ways "
+                        f"({'; '.join(str(way) for way in source.ways)}): one file takes one")
+    if format == "onnx":
+        difference = write_onnx(path, members, names, source, maps)
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, beside it {path.name}.json; "
+              f"onnxruntime differs by {difference:.1g} from JAX")
+        return
+    difference = write(path, members, names, source, maps)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, {' and '.join(PLATFORMS)}; its golden "
+          f"pair differs by {difference:.1g} from predict")
+
+
+def write(
+    path: pathlib.Path, members: Sequence[Member], names: Sequence[str], source: Source,
+    maps: bool = False,
+) -> float:
+    """Writes the file and reads it back; the largest difference from what `predict` answers."""
+    size = source.ways[0][0]
+    answer = answer_of(members, names, maps)
+    try:
+        program = serialize(answer, size)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise UserError(f"{', '.join(names)} cannot be exported ({type(error).__name__}: {words})"
+                        ) from None
+    film = golden_film(size)
+    rebuilt = jax.jit(jax_export.deserialize(bytearray(program)).call)(film)
+    golden = {"film": film, **{key: np.asarray(value) for key, value in rebuilt.items()}}
+    batch = np.repeat(film, source.batch, axis=0)
+    (ours,) = source.finish(source.start([batch]), 1).values()
+    difference = float(np.abs(ours.probabilities - golden["probabilities"]).max())
+    manifest = manifest_of(members, names, source,
+                           golden["map"].shape[1:] if maps else None)
+    if not difference <= (SAME if manifest["tolerance"] == TOLERANCE["float32"]
+                          else manifest["tolerance"]):
+        raise UserError(f"{', '.join(names)}: what was exported differs by {difference:.2g} from "
+                        "what predict answers: please report this")
+    exported.write(path, program, manifest, golden)
+    exported.check_golden(exported.read(path), path)
+    return difference
+
+
+def _need_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxruntime") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f'--format=onnx needs {" and ".join(missing)}: pip install "cxrjax[onnx]"')
+
+
+def write_onnx(
+    path: pathlib.Path, members: Sequence[Member], names: Sequence[str], source: Source,
+    maps: bool = False,
+) -> float:
+    """Writes the model for ONNX and its manifest beside it, where onnxruntime answers as JAX does.
+
+    Returns:
+      The largest difference of its outputs from JAX's.
+
+    Raises:
+      UserError: a part of the network that is not translated, by its name, or another answer.
+    """
+    import onnxruntime
+
+    size, answer = source.ways[0][0], answer_of(members, names, maps)
+    with convolutions.traced_for("plain"):
+        data = onnx_graph.to_model(answer, size, names[0]).SerializeToString()
+    film = golden_film(size)
+    films = np.concatenate([film, film[:, :, ::-1], 255 - film])
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    outputs = [out.name for out in session.get_outputs()]
+    found = dict(zip(outputs, session.run(outputs, {"film": films})))
+    ours = {key: np.asarray(value) for key, value in jax.jit(answer)(jnp.asarray(films)).items()}
+    most = max(float(np.abs(found[key] - value).max()) / max(1.0, float(np.abs(value).max()))
+               for key, value in ours.items())
+    if not most <= SAME_ONNX:
+        raise UserError(f"{', '.join(names)}: onnxruntime's answer differs by {most:.2g} from "
+                        "JAX's: it is not exported")
+    manifest = manifest_of(members, names, source, ours["map"].shape[1:] if maps else None)
+    del manifest["platforms"]
+    sidecar = {"kind": "cxrjax model for ONNX", **manifest, "opset": onnx_graph.OPSET,
+               "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+               "checked": {"onnxruntime": onnxruntime.__version__, "largest difference": most}}
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(sidecar, indent=1) + "\n")
+    return most
