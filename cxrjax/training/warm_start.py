@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import logging
 from flax import traverse_util
@@ -16,18 +17,43 @@ from cxrjax.models import weights
 from cxrjax.training import checkpoint
 
 
+def begin(
+    path: str | pathlib.Path, model: str, labels: Sequence[str], init: Callable[..., Any],
+    arguments: Sequence[Any], name: str = "",
+) -> dict[str, Any]:
+    """The variables of a network that starts from `path`; see `load`.
+
+    Only what `path` has nothing for is initialised, to the bit as all of it would be: a network and
+    a whole second one never are in memory both.
+
+    Args:
+      init: (*arguments) -> {params, batch_stats}.
+    """
+    taken = load(path, model, labels, jax.eval_shape(init, *arguments), name)
+    flat = traverse_util.flatten_dict(taken)
+    fresh = [key for key, leaf in flat.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
+    if fresh:
+
+        def initialised(*arguments: Any) -> dict[tuple[str, ...], Any]:
+            every = traverse_util.flatten_dict(dict(init(*arguments)))
+            return {key: every[key] for key in fresh}
+
+        flat |= jax.jit(initialised)(*arguments)
+    return traverse_util.unflatten_dict(flat)
+
+
 def load(
     path: str | pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
     name: str = "",
 ) -> dict[str, Any]:
-    """The initialised `variables` with what `path` has for them; what it has not is logged.
+    """`variables` with what `path` has for them; what it has not stays, and is logged.
 
     Args:
       path: a weights file (see `weights.load_state_dict`), or the workdir of a training: then its
         best checkpoint, EMA weights where it kept them.
       model: name of the network.
       labels: of the network's logits. A head trained on other labels is left as initialised.
-      variables: {params, batch_stats}.
+      variables: {params, batch_stats}, or their shapes.
       name: under which the scheme keeps the network. Of a run with several networks the one of this
         name is taken, else the one called as `model`.
 
