@@ -52,6 +52,9 @@ MODES = {
                     "--workdir=runs/phantom"),
     "view": Mode("cxrjax.serving.viewer.main:main", "look at films and heat maps in a window",
                  "--workdir=runs/phantom --images=new"),
+    "publish": Mode("cxrjax.serving.publish:main",
+                    "give a run away: weights, card and what they decide with, in one folder",
+                    "--workdir=runs/phantom --to=phantom_r18"),
     "benchmark": Mode("cxrjax.benchmarks.benchmark:main",
                       "measure speed and memory, beside PyTorch's if asked",
                       "--models=resnet18,densenet121 --against=torch"),
@@ -145,12 +148,13 @@ FLAGS = (
          "--models", WHAT),
     Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
          needed="train"),
-    Flag("workdir", "recalibrate evaluate predict explain view", PLACE, "folder of a training",
-         RUN, needed="recalibrate evaluate predict explain view"),
+    Flag("workdir", "recalibrate evaluate predict explain view publish", PLACE, "folder of a "
+         "training, or hub:USER/NAME",
+         RUN, needed="recalibrate evaluate predict explain view publish"),
     Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
          RUN, needed="compare"),
-    Flag("checkpoint", "recalibrate evaluate predict explain view", one_of("best", "latest"),
-         "which of the run's checkpoints to read", RUN, "best"),
+    Flag("checkpoint", "recalibrate evaluate predict explain view publish",
+         one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
     Flag("network", "explain view", TEXT, "which of the run's networks; its merged answer if it "
          "has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),
@@ -208,6 +212,11 @@ FLAGS = (
     Flag("output", "predict", PLACE, "CSV file or folder; predictions.csv in the workdir by "
          "default", OUT),
     Flag("output", "benchmark", PLACE, "path without suffix; 'benchmark' by default", OUT),
+    Flag("to", "publish", PLACE, "new folder, or hub:USER/NAME", OUT, needed="publish"),
+    Flag("license", "publish", TEXT, "of the weights, as cc-by-4.0; else the card says that none "
+         "is stated", OUT),
+    Flag("public", "publish", SWITCH, "everybody may read the hub's repository that is made; else "
+         "its owner alone", OUT, False),
     Flag("layout", "predict", one_of("wide", "long"), "a row per film, or per film and label",
          OUT, "wide"),
     Flag("show_cleaned", "predict", SWITCH, "pictures before and after artefact removal", OUT,
@@ -218,6 +227,7 @@ VERBOSITY = Flag("verbosity", " ".join(MODES), Kind("N", _number(int, "from -3 t
                  RUN)
 # What stands for a flag in a mode that does not take it, where there is something.
 INSTEAD = {
+    ("publish", "output"): "give --to=FOLDER or --to=hub:USER/NAME",
     ("prepare", "workdir"): "the films go to --config.dataset.data_dir",
     ("prepare", "output"): "the films go to --config.dataset.data_dir",
     ("prepare", "data_dir"): "the films go to --config.dataset.data_dir",

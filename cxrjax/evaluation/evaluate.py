@@ -19,7 +19,8 @@ from cxrjax.evaluation.answers import facts_of, write_thresholds
 from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.training import devices, steps, validation, writers
+from cxrjax.training import devices, published, steps, validation, writers
+from cxrjax.training.published import is_published
 from cxrjax.training.restored import Run, restore
 
 
@@ -93,12 +94,13 @@ def main(
         masker = restore(masks_from) if masks_from else None
     except UserError as error:
         raise UserError(f"--masks_from: {error}") from None
+    workdir = published.located(workdir)
+    folder = report_folder(workdir, split, output)
     run = restore(workdir, checkpoint, tta)
     films = _open(run, split, data_dir)
     if probe:
         probing.check(run, films, split, masker or run)
     seen = refuse_seen(run, films, split, allow_seen)
-    folder = report_folder(workdir, split, output)
     devices.announce()
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
               seen)
@@ -112,7 +114,7 @@ def report_folder(
     workdir: str | pathlib.Path, split: str, output: str | pathlib.Path | None
 ) -> pathlib.Path:
     """Where the evaluation of a split is written to."""
-    return pathlib.Path(output) if output else pathlib.Path(workdir) / "evaluation" / split
+    return published.output(workdir, output, f"evaluation/{split}")
 
 
 def evaluate(
@@ -141,9 +143,10 @@ def evaluate(
     Returns:
       The report as written to report.json.
     """
+    workdir = published.located(workdir)
+    folder = report_folder(workdir, split, output)
     run = restore(workdir, which, tta)
     films = _open(run, split, data_dir)
-    folder = report_folder(workdir, split, output)
     if operating_point:
         decisions.parse_rule(operating_point)
     seen = refuse_seen(run, films, split, allow_seen)
@@ -223,10 +226,11 @@ def _evaluate(
     chosen = {name: np.array([own["threshold"] for own in
                               judged["operating point"]["labels"].values()], float)
               for name, judged in result["networks"].items()}
-    write_thresholds(
-        workdir, facts_of(run, which, tta), operating_point or judge.RULE, chosen,
-        {name: out["logits"] for name, out in val_outputs.items()},
-    )
+    if not is_published(workdir):  # which stays as it is
+        write_thresholds(
+            workdir, facts_of(run, which, tta), operating_point or judge.RULE, chosen,
+            {name: out["logits"] for name, out in val_outputs.items()},
+        )
     report.write(folder, result, ids, labels, logits, published, {unit: clusters})
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented,

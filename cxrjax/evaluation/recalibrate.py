@@ -34,7 +34,7 @@ from cxrjax.evaluation import provenance
 from cxrjax.models.layers import DropPath
 from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.restored import Run, restore
 
 FILMS = 1024  # at most: the statistics of more are the same to a percent
@@ -62,6 +62,7 @@ def main(
     skipped: films_on_disk.Failures = []
     facts: films_on_disk.Facts = {}
     paths = films_on_disk.find_films(images, skipped) if images else []
+    workdir = published.located(workdir)
     run = restore(workdir, checkpoint)
     failures: films_on_disk.Failures = []
     if paths:

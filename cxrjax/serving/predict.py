@@ -26,7 +26,7 @@ from cxrjax.data.films_on_disk import (
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing
 from cxrjax.metrics import ranking
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.restored import Run, restore
 
 
@@ -112,8 +112,9 @@ def main(
     skipped: Failures = []
     facts: Facts = {}
     paths = find_films(images, skipped)
+    workdir = published.located(workdir)
+    target = published.output(workdir, output)
     run = restore(workdir, checkpoint, tta)
-    target = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir)
     if target.is_dir():
         target = target / "predictions.csv"
     _check_writable(target)

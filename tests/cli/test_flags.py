@@ -111,7 +111,7 @@ def test_a_flag_of_other_modes_is_refused_and_they_are_named(mode, capsys):
     (["--mode=trian"], "unknown mode 'trian'; did you mean 'train'? (known: benchmark,"),
     (["--mode=train"], "--mode=train needs --config=CONFIG[:ARGUMENT] (experiment: a name or"),
     (["--mode=train", "--config=phantom"], "--mode=train needs --workdir=PATH (folder of the run"),
-    (["--mode=evaluate"], "--mode=evaluate needs --workdir=PATH (folder of a training)"),
+    (["--mode=evaluate"], "--mode=evaluate needs --workdir=PATH (folder of a training, or hub:USER/NAME)"),
     (["--mode=predict", "--workdir=a"], "--mode=predict needs --images=FILMS (film, folder or"),
     (["--mode=recalibrate", "--workdir=a"], "--mode=recalibrate needs --output=PATH"),
     (["--workdir=runs/a"], "give --mode=prepare|train|"),

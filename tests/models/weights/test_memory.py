@@ -30,6 +30,8 @@ def peak():
 path, labels, options = sys.argv[1], ["a", "b", "c"], json.loads(sys.argv[2])
 net = models.create("vit_base", 3, **options)
 jax.block_until_ready(jnp.zeros(3) + 1)
+if path.endswith(".pth"):
+    import torch
 before = peak()
 got = warm_start.begin(path, "vit_base", labels, functools.partial(net.init, train=False),
                        ({"params": jax.random.key(0)}, jnp.zeros((1, 224, 224, 1))))
