@@ -118,7 +118,7 @@ def _input(run: Run) -> list[str]:
         ["dtype", _plain((run.config.get("model") or {}).get("dtype", "float32"))],
     ]
     return ["## Input", "", "Films are read, fitted and scaled by cxrjax itself.", "",
-            *table(["", ""], rows)]
+            *table(["films", "as the network takes them"], rows)]
 
 
 def _answers(answers: Answers) -> list[str]:
