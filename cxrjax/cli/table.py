@@ -57,6 +57,9 @@ MODES = {
                     "--workdir=runs/phantom"),
     "view": Mode("cxrjax.serving.viewer.main:main", "look at films and heat maps in a window",
                  "--workdir=runs/phantom --images=new"),
+    "publish": Mode("cxrjax.serving.publish:main",
+                    "give a run away: weights, card and what they decide with, in one folder",
+                    "--workdir=runs/phantom --to=phantom_r18"),
     "benchmark": Mode("cxrjax.benchmarks.benchmark:main",
                       "measure speed and memory, beside PyTorch's if asked",
                       "--models=resnet18,densenet121 --against=torch"),
@@ -150,16 +153,17 @@ FLAGS = (
          "--models", WHAT),
     Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
          needed="train"),
-    Flag("workdir", "recalibrate calibrate evaluate explain view", PLACE,
-         "folder of a training", RUN, needed="recalibrate calibrate evaluate explain view"),
-    Flag("workdir", "predict export", PLACE, "folder of a training", RUN),
+    Flag("workdir", "recalibrate calibrate evaluate explain view publish", PLACE,
+         "folder of a training, or hub:USER/NAME", RUN,
+         needed="recalibrate calibrate evaluate explain view publish"),
+    Flag("workdir", "predict export", PLACE, "folder of a training, or hub:USER/NAME", RUN),
     Flag("model", "predict", PLACE, "file of an export, instead of a run", RUN,
          not_with="workdir"),
     Flag("workdirs", "predict export", LIST, "folders of several runs that answer as one: "
          "runs/a,runs/b or 'runs/seed*'", RUN, not_with="workdir"),
     Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
          RUN, needed="compare"),
-    Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view",
+    Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view publish",
          one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
     Flag("network", "export explain view", TEXT, "which of the run's networks; its merged answer "
          "if it has one", RUN),
@@ -233,6 +237,11 @@ FLAGS = (
     Flag("overwrite", "predict", SWITCH, "begin a new table where there is one", OUT, False,
          not_with="resume"),
     Flag("output", "benchmark", PLACE, "path without suffix; 'benchmark' by default", OUT),
+    Flag("to", "publish", PLACE, "new folder, or hub:USER/NAME", OUT, needed="publish"),
+    Flag("license", "publish", TEXT, "of the weights, as cc-by-4.0; else the card says that none "
+         "is stated", OUT),
+    Flag("public", "publish", SWITCH, "everybody may read the hub's repository that is made; else "
+         "its owner alone", OUT, False),
     Flag("layout", "predict", one_of("wide", "long"), "a row per film, or per film and label",
          OUT, "wide"),
     Flag("show_cleaned", "predict", SWITCH, "pictures before and after artefact removal", OUT,
@@ -243,6 +252,7 @@ VERBOSITY = Flag("verbosity", " ".join(MODES), Kind("N", _number(int, "from -3 t
                  RUN)
 # What stands for a flag in a mode that does not take it, where there is something.
 INSTEAD = {
+    ("publish", "output"): "give --to=FOLDER or --to=hub:USER/NAME",
     ("prepare", "workdir"): "the films go to --config.dataset.data_dir",
     ("prepare", "output"): "the films go to --config.dataset.data_dir",
     ("prepare", "data_dir"): "the films go to --config.dataset.data_dir",

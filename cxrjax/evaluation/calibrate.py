@@ -23,7 +23,7 @@ from cxrjax.metrics import calibration, decisions
 from cxrjax.metrics.ranking import probabilities
 from cxrjax.names import program
 from cxrjax.tables import finite, number, table
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.restored import restore
 from cxrjax.training.workdir import only_writer, write_text
 
@@ -53,6 +53,10 @@ def main(
     """
     if operating_point:
         decisions.parse_rule(operating_point)
+    workdir = published.located(workdir)
+    if published.is_published(workdir):
+        raise UserError(f"{workdir} is a published network and stays as it is: a run is calibrated "
+                        "before it is published")
     run = restore(workdir, checkpoint, tta)
     films = open_films(run, data_dir)
     if not len(films.splits["val"]):

@@ -30,7 +30,7 @@ from cxrjax.evaluation.provenance import refuse_seen
 from cxrjax.metrics import subgroups
 from cxrjax.metrics.ranking import log_odds
 from cxrjax.names import program, suggest
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.restored import Run, restore
 
 PREPARED = ("image_size", "fit", "remove_artifacts", "reading")  # as at home
@@ -84,6 +84,7 @@ def evaluate(
     Raises:
       UserError: no thresholds of home for these weights, no such films, or no common label.
     """
+    workdir = published.located(workdir)
     run = restore(workdir, which, tta)
     answers = read_answers(workdir, run)
     if not answers.rule:
@@ -104,7 +105,7 @@ def evaluate(
     films = chosen_films(run, films, split)
     seen = refuse_seen(run, films, "test", allow_seen, options["name"], elsewhere=True)
     name = re.sub(r"[^\w.-]+", "_", options["name"].strip(":"))
-    folder = pathlib.Path(output or pathlib.Path(workdir) / f"evaluation_{name}" / split)
+    folder = published.output(workdir, output, f"evaluation_{name}/{split}")
     folder.mkdir(parents=True, exist_ok=True)
     devices.announce()
     return _evaluate(run, answers, films, met, folder, prevalence, {

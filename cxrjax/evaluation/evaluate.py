@@ -28,7 +28,7 @@ from cxrjax.evaluation.outputs import predict_split, run_facts
 from cxrjax.evaluation.provenance import changed, mark, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.restored import Run, restore
 
 
@@ -101,12 +101,13 @@ def main(
         masker = restore(masks_from) if masks_from else None
     except UserError as error:
         raise UserError(f"--masks_from: {error}") from None
+    workdir = published.located(workdir)
+    folder = report_folder(workdir, split, output)
     run = restore(workdir, checkpoint, tta)
     films = _open(run, split, data_dir)
     if probe:
         probing.check(run, films, split, masker or run)
     seen = refuse_seen(run, films, split, allow_seen)
-    folder = report_folder(workdir, split, output)
     devices.announce()
     result = probing.probe(run, films, split, folder, masker, tta, seen) if probe else None
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
@@ -120,7 +121,7 @@ def report_folder(
     workdir: str | pathlib.Path, split: str, output: str | pathlib.Path | None
 ) -> pathlib.Path:
     """Where the evaluation of a split is written to."""
-    return pathlib.Path(output) if output else pathlib.Path(workdir) / "evaluation" / split
+    return published.output(workdir, output, f"evaluation/{split}")
 
 
 def evaluate(
@@ -150,9 +151,10 @@ def evaluate(
     Returns:
       The report as written to report.json.
     """
+    workdir = published.located(workdir)
+    folder = report_folder(workdir, split, output)
     run = restore(workdir, which, tta)
     films = _open(run, split, data_dir)
-    folder = report_folder(workdir, split, output)
     if operating_point:
         decisions.parse_rule(operating_point)
     seen = refuse_seen(run, films, split, allow_seen)
@@ -223,9 +225,10 @@ def _evaluate(
             own, films.masks, counts, classes if films.task == "multiclass" else None
         )
         judged["macro"].update(macro)
-    published = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
+    others = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    write_thresholds(workdir, facts, answers)
+    if not published.is_published(workdir):  # which stays as it is
+        write_thresholds(workdir, facts, answers)
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented, mark(seen).strip())
     for name, out in segmented.items():
@@ -237,7 +240,7 @@ def _evaluate(
     )
     result["made"] = circumstances.facts(run, films, clock)
     report.write(
-        folder, result, ids, labels, logits, published, {unit: clusters}, answers, counts=counts,
+        folder, result, ids, labels, logits, others, {unit: clusters}, answers, counts=counts,
         show=lambda i: films.source[int(films.splits[split][i])]["image"][..., 0],
     )
     print(report.headline(result))

@@ -26,7 +26,7 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
 from cxrjax.names import program, scheme_of
 from cxrjax.training import checkpoint as checkpoints
-from cxrjax.training import devices, steps
+from cxrjax.training import devices, published, steps
 from cxrjax.training.batch_statistics import Statistics, some
 from cxrjax.training.restored import Run, restore
 
@@ -54,6 +54,7 @@ def main(
     skipped: films_on_disk.Failures = []
     facts: films_on_disk.Facts = {}
     paths = films_on_disk.find_films(images, skipped) if images else []
+    workdir = published.located(workdir)
     run = restore(workdir, checkpoint)
     failures: films_on_disk.Failures = []
     if paths:

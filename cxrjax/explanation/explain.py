@@ -21,7 +21,7 @@ from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options, choose
 from cxrjax.explanation.report import write_report
 from cxrjax.names import suggest
-from cxrjax.training import devices
+from cxrjax.training import devices, published
 from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run, restore
 
@@ -72,9 +72,10 @@ def explain(
     """
     skipped: films_on_disk.Failures = []
     paths = films_on_disk.find_films(images, skipped) if images else []
+    workdir = published.located(workdir)
+    folder = published.output(workdir, output, "explain")
     run = restore(workdir, checkpoint)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
-    folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     devices.announce()
     if paths:
@@ -88,9 +89,9 @@ def explain(
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
     name = _dataset_options(run, config, data_dir)["name"]
     seen = provenance.refuse_seen(run, films, split, allow_seen, name)
-    published = getattr(sets.module(name), "PUBLISHED_BOXES", ())
+    of_others = getattr(sets.module(name), "PUBLISHED_BOXES", ())
     boxes = _boxes(run, config, data_dir)
-    return explain_split(run, options, films, boxes, split, folder, published, seen), []
+    return explain_split(run, options, films, boxes, split, folder, of_others, seen), []
 
 
 def _other_films(run: Run, config: Any, data_dir: str | None) -> Films:

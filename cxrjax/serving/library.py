@@ -17,7 +17,7 @@ from cxrjax.evaluation import evaluate
 from cxrjax.evaluation.answers import read_answers
 from cxrjax.explanation import explain
 from cxrjax.names import suggest
-from cxrjax.training import steps
+from cxrjax.training import published, steps
 from cxrjax.training.restored import Run, restore
 
 Path = str | os.PathLike[str]
@@ -128,14 +128,15 @@ def load(workdir: Path, which: str = "best", tta: bool = False) -> Loaded:
     """The run that trained in `workdir`, from its files alone.
 
     Args:
-      workdir: of the training.
+      workdir: of the training; or a published network's folder or name, 'hub:USER/NAME'.
       which: checkpoint, 'best' or 'latest'.
       tta: predict the mean over each film and its mirror image.
 
     Raises:
       UserError: no run there, see `training.restored.restore`.
     """
-    return Loaded(workdir, restore(workdir, which, tta), which)
+    place = published.located(workdir)
+    return Loaded(place, restore(place, which, tta), which)
 
 
 def predict(workdir: Path, films: Films) -> Mapping[str, Float[np.ndarray, " n"]]:

@@ -31,7 +31,7 @@ from cxrjax.names import program
 from cxrjax.serving import exported, sources
 from cxrjax.serving.answer_table import Layout, Row, Table, format_of
 from cxrjax.serving.sources import Answered, Source
-from cxrjax.training import devices
+from cxrjax.training import devices, published
 
 NAMED = 20  # failures that are named on the screen; the table names all
 CHUNK = 256  # rows that are written together
@@ -149,7 +149,7 @@ def place_of(output: str | None, workdir: str | None) -> pathlib.Path:
     """
     if not output and not workdir:
         raise UserError("give --output=TABLE.csv: there is no workdir for it to go to")
-    target = pathlib.Path(output or workdir).expanduser()
+    target = published.output(published.located(workdir) if workdir else "", output)
     if target.is_dir() or not output or output.endswith("/"):
         target = target / "predictions.csv"
     try:

@@ -24,6 +24,8 @@ import numpy as np
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.models.weights import hub
+from cxrjax.training import published
 from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
 
@@ -66,10 +68,15 @@ def _from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
 
 
 def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
-    """Raises UserError where the workdir holds what `save_variables` wrote.
+    """Raises UserError where the workdir holds what `save_variables` wrote, or a published network.
 
     A training would begin anew there and delete it.
     """
+    if hub.is_reference(workdir) or published.is_published(workdir):
+        raise UserError(
+            f"{workdir} is a published network, in which no training runs: give another --workdir "
+            f"and --config.init_from={workdir}"
+        )
     if (pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING).exists():
         raise UserError(
             f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
@@ -396,7 +403,7 @@ def restore_variables(
     """What prediction needs, from the workdir alone.
 
     Args:
-      workdir: of a training.
+      workdir: of a training, or a published network's folder or name on the hub.
       which: 'best' or 'latest'.
 
     Returns:
@@ -408,6 +415,11 @@ def restore_variables(
     """
     if which not in WHICH:
         raise UserError(f"--checkpoint={which}: choose one of {', '.join(WHICH)}")
+    workdir = published.located(workdir)
+    if published.is_published(workdir):
+        if which != "best":
+            raise UserError(f"--checkpoint={which}: {workdir} is a published network and has one")
+        return published.read(workdir)
     folder = _folder(workdir, which)
     if not folder.is_dir():
         if not pathlib.Path(workdir).is_dir():

@@ -27,6 +27,7 @@ from cxrjax import __version__, models
 from cxrjax.data import augment, input_pipeline, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.models.weights import hub
 from cxrjax.names import config_file, load_config_file, scheme_of, suggest
 from cxrjax.training import losses, warm_start
 from cxrjax.training.optim import to_steps
@@ -52,7 +53,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.threads = 2
 
     config.model = ConfigDict(model_options(model))
-    config.init_from = ""  # weights in torch's layout, or the workdir of another run
+    config.init_from = ""  # weights in any layout, the workdir of another run, or hub:USER/NAME
 
     config.scheme = ConfigDict({"name": "supervised"})
     # None is "" here, because a flag must know a type; 'balanced' weighs by the training labels.
@@ -285,6 +286,7 @@ def complete(
     with config.unlocked(), config.ignore_type():
         forget_options_of(config)
         _choose_loss(config.loss, films.task)
+        _pin(config, saved)
         config.normalize = ConfigDict(warm_start.normalization(config, saved))
         config.labels = films.labels
         config.task = films.task
@@ -324,6 +326,33 @@ def complete(
             config.dataset.name,
         )
     return FrozenConfigDict(config)
+
+
+def _pin(config: Any, saved: Mapping[str, Any] | None) -> None:
+    """Names on the hub with the commit that they mean today, or meant when the run began.
+
+    `config.on_hub` keeps what was given, ((given, pinned), ...), so that the same command finds it.
+    """
+    known = dict((saved or {}).get("on_hub") or ())
+
+    def pinned(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(pinned(v) for v in value)
+        if not hub.is_reference(value) or hub.parse(value).is_pinned:
+            return value
+        if value not in known:
+            known[value] = hub.fetch(value).pinned
+        given.append((value, known[value]))
+        return known[value]
+
+    given: list[tuple[str, str]] = []
+    places = [(config, "init_from"), (config.scheme, "teachers"), (config.scheme, "workdir")]
+    places += [(network, "init_from") for network in config.get("networks", {}).values()]
+    for place, field in places:
+        if field in place:
+            place[field] = pinned(place[field])
+    if given:
+        config.on_hub = tuple(dict.fromkeys(given))
 
 
 def _take_over(config: Any, saved: Mapping[str, Any], path: Sequence[str]) -> None:

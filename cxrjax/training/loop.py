@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from cxrjax.errors import UserError
-from cxrjax.training import start, stopping, validation
+from cxrjax.training import checkpoint, start, stopping, validation
 from cxrjax.training.optim import to_steps
 from cxrjax.training.recorder import Recorder
 from cxrjax.training.workdir import only_writer, replacing
@@ -48,6 +48,7 @@ def train(
     Raises:
       UserError: whatever the user can mend.
     """
+    checkpoint.refuse_recalibrated(workdir)
     with only_writer(workdir):
         return _train(*start.begin(config, workdir, allow_changed_films), stop_at, profile)
 

@@ -8,13 +8,16 @@ Films are {'films': what they are (`sets.identities`), 'content': hashes of thei
 'patients'}. The first entry is the run's own; the others are those of the runs that it began from
 (`init_from`, a network's `init_from`), was taught by (teachers) or was grouped by, and of all that
 these came from. 'tuned' are the validation films, which chose the checkpoint and the thresholds.
-What cannot be known (a weights file) stands in 'unknown'.
+What cannot be known (a weights file) stands in 'unknown'. Of a published network an entry is
+'hashed' (`hidden`): no film and no patient is named, yet whoever has them is told.
 """
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Collection, Iterator, Mapping
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,8 @@ import numpy as np
 from cxrjax.data.sets._origins import NIH, identities, nih_patient
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.training import checkpoint
+from cxrjax.models.weights import hub
+from cxrjax.training import checkpoint, published
 
 HELD_OUT = ("val", "test")
 _HASH = 16  # hexadecimal digits of a content hash that are kept: 64 bits
@@ -74,7 +78,7 @@ def account(config: Any, films: Films) -> dict[str, Any]:
     }}
     entries, unknown = [own], []
     for how, origin, which in origins(config):
-        if not pathlib.Path(origin).is_dir():
+        if not _is_ours(origin):
             unknown.append(f"{origin} ({how}), weights of unknown origin: what they were trained "
                            "on is not known")
             continue
@@ -90,11 +94,15 @@ def account(config: Any, films: Films) -> dict[str, Any]:
     return {"entries": entries, "unknown": unknown}
 
 
+def _is_ours(origin: str) -> bool:
+    return published.is_run(published.located(origin))
+
+
 def prepared_otherwise(config: Any) -> list[str]:
     """How runs that a run begins from saw films prepared otherwise than its own."""
     said = []
     for how, origin, which in origins(config):
-        if not how.startswith("init_from") or not pathlib.Path(origin).is_dir():
+        if not how.startswith("init_from") or not _is_ours(origin):
             continue
         theirs = checkpoint.restore_variables(origin, which)[0]
         different = []
@@ -175,25 +183,72 @@ def overlaps(
         return []
     ids = np.asarray(films.table["id"])[films.splits[split]].astype(str)
     here = _films(name, films, split, sort=False)
+    masked = {key: hashes(values) for key, values in here.items()}
     own = set(_films(name, films, "train")["patients"])
     apart = not own.intersection(here["patients"])
     found = []
     for number, entry in enumerate(seen["entries"]):
+        asked = masked if entry.get("hashed") else here
         for kind in _KINDS if split == "test" else ("trained",):
             theirs = {key: set(values) for key, values in entry[kind].items()}
-            same = np.array([f in theirs["films"] for f in here["films"]])
-            pixels = np.array([c in theirs["content"] for c in here["content"]] or same)
+            same = np.array([f in theirs["films"] for f in asked["films"]])
+            pixels = np.array([c in theirs["content"] for c in asked["content"]] or same)
             # Ids of a table of one's own mean nothing elsewhere, where pixels can tell.
             other = number or elsewhere
-            local = other and name in _LOCAL and here["content"] and theirs["content"]
+            local = other and name in _LOCAL and asked["content"] and theirs["content"]
             film = pixels if local else same | pixels
             patient = np.zeros(len(ids), bool)
             if other and apart and here["patients"] and name not in _LOCAL:
-                patient = np.array([p in theirs["patients"] for p in here["patients"]]) & ~film
+                patient = np.array([p in theirs["patients"] for p in asked["patients"]]) & ~film
             if film.any() or patient.any():
                 found.append({"who": entry["who"], "how": kind, "films": sorted(ids[film]),
                               "patients": int(patient.sum())})
     return found
+
+
+def hashes(values: Iterable[str]) -> list[str]:
+    """What stands in a published account for a film or a patient: 64 bits of its SHA-256."""
+    return [hashlib.sha256(f"cxrjax:{v}".encode()).hexdigest()[:_HASH] for v in values]
+
+
+def hidden(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The account for the public: hashes, and no name of a folder.
+
+    Films and patients of public sets are hashes of the names that the set's publisher gave them. A
+    hash of a hospital's own number would be no secret, as all numbers can be tried: of a table of
+    one's own, or a data set of one's own code, films are known by their pixels alone (whoever holds
+    a film can ask for it), and patients not at all.
+    """
+    entries, unknown = [], [without_folders(text) for text in seen["unknown"]]
+    for entry in seen["entries"]:
+        out: dict[str, Any] = {"who": without_folders(entry["who"]), "hashed": True}
+        for kind in _KINDS:
+            theirs = entry[kind]
+            if not entry.get("hashed"):
+                named = {key: [v for v in theirs[key] if is_public(v.partition("/")[0])]
+                         for key in ("films", "patients")}
+                if theirs["films"] and not named["films"] and not theirs["content"]:
+                    unknown.append(f"{out['who']}, {kind} on films of the publisher's own whose "
+                                   "pixels were not recorded: which they are is not known")
+                theirs = {key: sorted(set(hashes(values))) for key, values in
+                          {**named, "content": theirs["content"]}.items()}
+            out[kind] = {key: list(theirs[key]) for key in ("films", "content", "patients")}
+        entries.append(out)
+    return {"entries": entries, "unknown": unknown}
+
+
+def is_public(name: str) -> bool:
+    """Whether films of the data set `name` have names that its publisher gave them."""
+    return ":" not in name and name not in _LOCAL
+
+
+def without_folders(text: str) -> str:
+    """What `account` says of origins, the last part alone of each path; names on the hub stay."""
+    def last(match: re.Match) -> str:
+        path = match[2]
+        return match[1] + (path if hub.is_reference(path) else os.path.basename(path.rstrip("/")))
+
+    return re.sub(r"(^|, by )((?:(?!, by ).)*?)(?= \((?:init_from|teacher|groups))", last, text)
 
 
 def sentence(found: Mapping[str, Any], split: str) -> str:

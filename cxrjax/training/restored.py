@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float, UInt8
 from ml_collections import FrozenConfigDict
 
+from cxrjax.data import input_pipeline
 from cxrjax.errors import UserError
+from cxrjax.metrics import ranking
 from cxrjax.names import scheme_of
-from cxrjax.training import checkpoint, experiment, resume, steps
+from cxrjax.training import checkpoint, experiment, published, resume, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +52,12 @@ class Run:
 def restore(
     workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False
 ) -> Run:
-    """The run that trained in `workdir`.
+    """The run that trained in `workdir`, or that was published there.
+
+    A published one is asked for its golden films first.
 
     Args:
-      workdir: of the training.
+      workdir: of the training; or a published network's folder or name on the hub.
       which: checkpoint, 'best' or 'latest'.
       tta: predict the mean over each film and its mirror image.
 
@@ -59,9 +65,8 @@ def restore(
       UserError: no workdir, no such checkpoint in it, or a mirror image asked of a network that
         was not trained on mirrored films.
     """
-    if not workdir:
-        raise UserError("give --workdir=FOLDER of a training")
-    config, meta, variables, step = checkpoint.restore_variables(workdir, which)
+    place = published.located(workdir)
+    config, meta, variables, step = checkpoint.restore_variables(place, which)
     config["dataset"].setdefault("reading", resume.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {
@@ -74,10 +79,27 @@ def restore(
     }
     scheme = scheme_of(config)
     predict = scheme.make_predict(config)
+    if published.is_published(place):
+        films = published.golden_films(place)
+        published.check_golden(place, answers(Run(config, meta, states, step, predict), films))
     if tta:
         if not config.augment.get("flip"):
             raise UserError(
                 f"--tta: {workdir} was not trained on mirrored films (config.augment.flip)"
             )
         predict = steps.with_mirror(predict)
-    return Run(config, meta, states, step, predict, pathlib.Path(workdir), tta)
+    return Run(config, meta, states, step, predict, place, tta)
+
+
+def answers(
+    run: Run, films: UInt8[np.ndarray, "n h w c"]
+) -> dict[str, Float[np.ndarray, "n k"]]:
+    """{answer: its own probabilities} of films that are prepared as the run's."""
+    mesh = steps.make_mesh()
+    batches = input_pipeline.batches(
+        ((str(i), film) for i, film in enumerate(films)), -(-len(films) // mesh.size) * mesh.size
+    )
+    predict = steps.jit_predict(run.predict, mesh)
+    _, outputs = steps.predict_all(predict, run.states, batches, mesh)
+    return {name: ranking.probabilities(out["logits"], run.meta["task"])
+            for name, out in outputs.items()}

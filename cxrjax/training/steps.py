@@ -88,12 +88,14 @@ def create_state(
     model = make_model(config, model_options)
     optimizer_options = dict(optimizer_options or config.optimizer)
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
-    variables = jax.jit(functools.partial(model.init, train=False))({"params": rng}, image)
+    init = functools.partial(model.init, train=False), ({"params": rng}, image)
     if config.init_from:
         # Of a network around an encoder (resunet) the encoder is what others have weights for.
         model_name = model_options.get("encoder", model_options["name"])
         name = name or model_options["name"].rpartition(":")[2]
-        variables = warm_start.load(config.init_from, model_name, config.labels, variables, name)
+        variables = warm_start.begin(config.init_from, model_name, config.labels, *init, name)
+    else:
+        variables = jax.jit(init[0])(*init[1])
     tx, _ = make_optimizer(
         optimizer_options,
         dict(config.schedule),

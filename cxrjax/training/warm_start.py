@@ -4,40 +4,67 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import logging
 from flax import traverse_util
 
 from cxrjax.errors import UserError
 from cxrjax.models import weights
-from cxrjax.training import checkpoint
+from cxrjax.training import checkpoint, published
+
+
+def begin(
+    path: str | pathlib.Path, model: str, labels: Sequence[str], init: Callable[..., Any],
+    arguments: Sequence[Any], name: str = "",
+) -> dict[str, Any]:
+    """The variables of a network that starts from `path`; see `load`.
+
+    Only what `path` has nothing for is initialised, to the bit as all of it would be: a network and
+    a whole second one never are in memory both.
+
+    Args:
+      init: (*arguments) -> {params, batch_stats}.
+    """
+    taken = load(path, model, labels, jax.eval_shape(init, *arguments), name)
+    flat = traverse_util.flatten_dict(taken)
+    fresh = [key for key, leaf in flat.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
+    if fresh:
+
+        def initialised(*arguments: Any) -> dict[tuple[str, ...], Any]:
+            every = traverse_util.flatten_dict(dict(init(*arguments)))
+            return {key: every[key] for key in fresh}
+
+        flat |= jax.jit(initialised)(*arguments)
+    return traverse_util.unflatten_dict(flat)
 
 
 def load(
     path: str | pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
     name: str = "",
 ) -> dict[str, Any]:
-    """The initialised `variables` with what `path` has for them; what it has not is logged.
+    """`variables` with what `path` has for them; what it has not stays, and is logged.
 
     Args:
       path: a weights file (see `weights.load_state_dict`), or the workdir of a training: then its
-        best checkpoint, EMA weights where it kept them.
+        best checkpoint, EMA weights where it kept them. A published network, and a name on the hub
+        ('hub:USER/NAME') of either.
       model: name of the network.
       labels: of the network's logits. A head trained on other labels is left as initialised.
-      variables: {params, batch_stats}.
+      variables: {params, batch_stats}, or their shapes.
       name: under which the scheme keeps the network. Of a run with several networks the one of this
         name is taken, else the one called as `model`.
 
     Raises:
       UserError: nothing there, weights of another network, or several and none of these names.
     """
-    path = pathlib.Path(path)
-    if path.is_dir() and weights.find(path) is None:
+    place = published.located(path)
+    if published.is_run(place):
         return _from_run(path, model, labels, variables, name)
-    reading = weights.read(model, _tensors(path), variables, f"config.init_from = {path}")
+    reading = weights.read(model, _tensors(place), variables, f"config.init_from = {path}")
     logging.warning("%s starts from %s: %s", model, path, reading.summary)
     for note in reading.notes:
         logging.warning("%s", note)
@@ -78,7 +105,7 @@ def normalization(config: Any, saved: Mapping[str, Any] | None = None) -> dict[s
             "config.normalize.source = 'weights', but config.init_from is empty: name the weights, "
             "or set config.normalize.mean and .std"
         )
-    scale = _scale(pathlib.Path(start)) if start else None
+    scale = _scale(published.located(start)) if start else None
     if source:
         if scale is None:
             raise UserError(
@@ -101,11 +128,13 @@ def normalization(config: Any, saved: Mapping[str, Any] | None = None) -> dict[s
 
 def _scale(path: pathlib.Path) -> tuple[float, float, str] | None:
     """(mean, std, whose) of a weights file or of a run's config."""
-    if path.is_dir() and weights.find(path) is None:
+    if published.is_run(path):
+        name = published.FACTS if published.is_published(path) else "config.json"
         try:
-            theirs = json.loads((path / "config.json").read_text())["normalize"]
+            theirs = json.loads((path / name).read_text())
+            theirs = theirs.get("config", theirs)["normalize"]
             return float(theirs["mean"]), float(theirs["std"]), "the run it starts from"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
     try:
         return weights.scale_of(path)
@@ -114,7 +143,7 @@ def _scale(path: pathlib.Path) -> tuple[float, float, str] | None:
 
 
 def _from_run(
-    workdir: pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
+    workdir: str | pathlib.Path, model: str, labels: Sequence[str], variables: Mapping[str, Any],
     name: str,
 ) -> dict[str, Any]:
     _, meta, networks, step = checkpoint.restore_variables(workdir, "best")

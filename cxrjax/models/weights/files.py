@@ -7,11 +7,14 @@ time, when they are asked for.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import math
+import mmap
 import pathlib
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +32,7 @@ IN_FOLDER = (
 LARGEST_HEADER = 100 * 2**20  # of a safetensors file, as in its specification
 LARGEST_NPZ = 64 * 2**30
 _TORCH = (".pth", ".pt", ".tar", ".ckpt")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4",
     "I16": "<i2", "I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "?",
@@ -61,7 +65,7 @@ def is_tensor(value: Any) -> bool:
 
 def is_float(tensor: Any) -> bool:
     """Whether it holds numbers of a kind that weights have: 16, 32 or 64 bits wide."""
-    return str(tensor.dtype).removeprefix("torch.") in ("float16", "bfloat16", "float32", "float64")
+    return str(tensor.dtype).removeprefix("torch.") in _FLOATS
 
 
 def as_float32(tensor: Any) -> Float32[np.ndarray, "*s"]:
@@ -136,12 +140,14 @@ def _load_torch(path: pathlib.Path) -> Mapping[str, Any]:
             f"{path}: this format needs torch: install it (pip install torch), or convert the "
             f"file where torch is: {_remedy(path, True)}"
         ) from None
+    mapped = True
     try:
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):  # files of before torch 1.6 cannot be mapped
                 raise
+            mapped = False
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises errors of many types here; the first sentence says what it met.
@@ -154,7 +160,37 @@ def _load_torch(path: pathlib.Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
-    return loaded
+    return _as_stored(loaded) if mapped else loaded
+
+
+def _as_stored(tree: Any) -> Any:
+    """Nested dicts with their mapped tensors of floats as `Stored`, whose memory is let go after
+    each reading; else a file that was read once would count as memory in full."""
+    if isinstance(tree, Mapping):
+        return {key: _as_stored(value) for key, value in tree.items()}
+    kind = str(getattr(tree, "dtype", "")).removeprefix("torch.")
+    if kind not in _FLOATS or str(getattr(tree, "layout", "")) != "torch.strided":
+        return tree
+
+    def read() -> np.ndarray:
+        array = tree.detach().float().numpy().copy()
+        _let_go(tree)
+        return array
+
+    return Stored(tuple(tree.shape), _dtype(kind), read)
+
+
+def _let_go(tensor: Any) -> None:
+    """Hands the pages of a mapped tensor back to the system, which reads them again if need be."""
+    if sys.platform != "linux":
+        return
+    page = mmap.PAGESIZE
+    begin = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // page * page
+    if tensor.is_contiguous() and end > begin:
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED
+        )
 
 
 # ---- zip: torch's or numpy's

@@ -87,8 +87,25 @@ def read(
     Args:
       source: where they came from, for an error: "config.init_from = FILE".
     """
+    flat = traverse_util.flatten_dict(dict(variables))
+    summary, notes = read_into(name, state_dict, flat, source)
+    return Reading(traverse_util.unflatten_dict(flat), summary, notes)
+
+
+def read_into(
+    name: str, state_dict: Mapping[Any, Any], flat: dict[tuple[str, ...], Any], source: str = ""
+) -> tuple[str, list[str]]:
+    """As `read`, in place: each array is let go as the file's takes its place, so that a network
+    and the one it starts from are never in memory both. After an error `flat` is a mixture.
+
+    Args:
+      flat: the initialised variables by their path, {("params", "head", "kernel"): array}.
+
+    Returns:
+      The summary and the notes of a `Reading`.
+    """
     family = family_of(name)
-    wanted, ours_alone = _wanted(name, variables)
+    wanted, ours_alone = _wanted(name, flat)
     layouts = [layout for layout in LAYOUTS if layout.family == family]
     found = recognise.search(
         state_dict, layouts, lambda _, known: known in wanted, max(2, len(wanted) // 4)
@@ -99,15 +116,15 @@ def read(
     missing_head = {n for n in wanted if n.startswith(f"{head}.") and n not in found.names}
     if missing_head and f"{head}.weight" in wanted:
         found = recognise.with_heads(found, head, missing_head, wanted[f"{head}.weight"].torch[1])
-    return _Fit(name, found, wanted, ours_alone, variables).run(state_dict, source)
+    return _Fit(name, found, wanted, ours_alone).run(state_dict, flat, source)
 
 
 def _wanted(
-    name: str, variables: Mapping[str, Any]
+    name: str, flat: Mapping[tuple[str, ...], Any]
 ) -> tuple[dict[str, Wanted], list[tuple[str, ...]]]:
     """{reference name: what we want of it}, and the places that no torch network has."""
     wanted, alone = {}, []
-    for key, ours in traverse_util.flatten_dict(dict(variables)).items():
+    for key, ours in flat.items():
         theirs = leaf_name(name, key)
         if theirs is None:
             alone.append(key)
@@ -120,29 +137,28 @@ def _wanted(
 class _Fit:
     """One attempt to put a file's tensors into their places; collects every fault."""
 
-    def __init__(self, name, found, wanted, ours_alone, variables):
+    def __init__(self, name, found, wanted, ours_alone):
         self.name, self.found, self.wanted = name, found, wanted
-        self.variables = variables
         self.kept = ["/".join(key[1:]) for key in ours_alone]
         self.missing: list[str] = []
         self.wrong: list[str] = []
         self.notes: list[str] = []
         self.set_aside: list[str] = []
 
-    def run(self, state_dict: Mapping[Any, Any], source: str) -> Reading:
-        out = dict(traverse_util.flatten_dict(dict(self.variables)))
+    def run(
+        self, state_dict: Mapping[Any, Any], flat: dict[tuple[str, ...], Any], source: str
+    ) -> tuple[str, list[str]]:
         absent = self._absent()
         for theirs, want in self.wanted.items():
             if theirs in absent:
                 continue
             array = self._tensor(theirs, want)
             if array is not None:
-                out[want.key] = jnp.array(array)
+                flat[want.key] = jnp.array(array)
         left = self._left_over()
         if self.missing or left or self.wrong:
             raise self._error(state_dict, left, source)
-        summary = recognise.in_words(self.found)
-        return Reading(traverse_util.unflatten_dict(out), summary, self._said())
+        return recognise.in_words(self.found), self._said()
 
     def _absent(self) -> set[str]:
         """Reference names that the file lacks: parts of a head stay as initialised, others are
