@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
-from scipy import optimize
 from scipy.special import expit, log_softmax, xlog1py, xlogy
 
 from cxrjax.errors import UserError
@@ -194,6 +193,8 @@ def _temperature(labels: np.ndarray, logits: np.ndarray, task: str) -> float:
             rows = known.all(axis=1)
             return -np.sum(labels[rows] * log_softmax(z[rows], axis=1))
         return np.sum((np.logaddexp(0, z) - np.where(known, labels, 0) * z)[known])
+
+    from scipy import optimize  # a fifth of a second to import
 
     best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded",
                                     options={"xatol": 1e-10})
