@@ -45,7 +45,7 @@ TURN_SECONDS = 0.8  # what one side computes before it is the other's turn
 
 def main(
     config: Any, against: str | None, models: str | None, size: int | None, batch: int | None,
-    repeats: int, output: str | None, what: str | None = None,
+    repeats: int, output: str | None, what: str | None = None, films: int = 112_120,
 ) -> int:
     """`--mode=benchmark`: a table in OUTPUT.md and OUTPUT.json; status 1 where something failed.
 
@@ -56,7 +56,8 @@ def main(
       size, batch: instead of the config's (or of 64 and 32; 224 and 256 on a GPU).
       repeats: turns of each side.
       output: path without suffix; 'benchmark' by default.
-      what: 'gpu' for all that wants one, see `gpu`.
+      what: 'gpu' for all that wants one, see `gpu`; 'scale' for a whole data set, see `scale`.
+      films: of `scale`.
     """
     if against not in (None, "torch"):
         raise UserError(f"--against={against}" + suggest(against, ["torch"]))
@@ -75,6 +76,10 @@ def main(
         from cxrjax.benchmarks import gpu
 
         return gpu.main(output, names if models else gpu.MODELS, size, batch, repeats)
+    if what == "scale":
+        from cxrjax.benchmarks import scale
+
+        return scale.main(output, films, size or scale.SIZE)
     stem = pathlib.Path(output or "benchmark")
     stem = stem.with_suffix("") if stem.suffix in (".md", ".json") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)

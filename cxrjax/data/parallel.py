@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, together: int = 1
 ) -> Iterator[Result]:
     """`map` on a pool of threads, in order, with few results waiting.
 

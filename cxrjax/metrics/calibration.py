@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
-from scipy import optimize
 from scipy.special import expit, log_softmax, xlog1py, xlogy
 
 from cxrjax.errors import UserError
@@ -222,6 +221,8 @@ def _temperature(labels: np.ndarray, logits: np.ndarray, task: str) -> float | N
         if task == "multiclass":
             return -np.sum(y * log_softmax(scaled, axis=1))
         return np.sum(np.logaddexp(0, scaled) - y * scaled)
+
+    from scipy import optimize  # a fifth of a second to import
 
     best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded",
                                     options={"xatol": 1e-10})

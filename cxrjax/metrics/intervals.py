@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Real, Shaped
-from scipy import optimize, special
+from scipy import special
 
 FEW = 20  # positives: what rests on fewer is marked
 PRIOR = 30  # how many positives the model's variance is worth beside the films' own
@@ -72,6 +72,8 @@ def auroc_interval(
         return (area - t) ** 2 - q * q * factor * _binormal(t, m, n)
 
     inside = np.clip(area, 1e-9, 1 - 1e-9)  # at the ends V is 0
+    from scipy import optimize  # a fifth of a second to import
+
     low = optimize.brentq(beyond, 0.0, inside, xtol=1e-12) if area > 0 else 0.0
     high = optimize.brentq(beyond, inside, 1.0, xtol=1e-12) if area < 1 else 1.0
     return float(low), float(high)

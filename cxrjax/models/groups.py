@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
-from sklearn.cluster import SpectralClustering
 
 from cxrjax import names
 from cxrjax.errors import UserError
@@ -119,6 +118,8 @@ def _cluster(
     if number == 1 or number == count:
         group_of = np.arange(count) if number == count else np.zeros(count, int)
     else:
+        from sklearn.cluster import SpectralClustering  # a second to import, for few
+
         # A small share for every pair keeps the graph in one piece (a label that occurs nowhere).
         affinity = np.clip(similarity, 0, 1) + 1e-3
         np.fill_diagonal(affinity, 1.0)

@@ -50,7 +50,8 @@ def fingerprint(rows: Sequence[Row]) -> str:
             if isinstance(film, np.ndarray):
                 sizes.append(hashlib.sha256(np.ascontiguousarray(film)).hexdigest())
             else:
-                sizes.append(_stat(film).st_size if film and _stat(film) else None)
+                there = _stat(film) if film else None
+                sizes.append(there.st_size if there else None)
         facts = [row.id, [float(v).hex() for v in row.label], dict(row.columns), sizes]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
@@ -344,7 +345,7 @@ def _write(
             version = options.get("reading", reading.NEWEST)
             facts = (builder.hashes, builder.headers, version, bool(options.get("strict")))
             decoded = parallel.ordered_map(
-                lambda row: decode(row, size, fit, clean, *facts), rows, threads
+                lambda row: decode(row, size, fit, clean, *facts), rows, threads, together=8
             )
             bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films",
                        mininterval=0.5, disable=None)
