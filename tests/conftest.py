@@ -11,6 +11,7 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["CXRJAX_TRUST"] = "tests"  # whose networks and data sets saved runs name
 # Compiling takes most of the time of tests whose networks are tiny: LLVM does not optimize their
 # programs, and one session, with the processes that it starts, compiles each program once.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")

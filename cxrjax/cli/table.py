@@ -151,6 +151,8 @@ FLAGS = (
          RUN, needed="compare"),
     Flag("checkpoint", "recalibrate evaluate predict explain view", one_of("best", "latest"),
          "which of the run's checkpoints to read", RUN, "best"),
+    Flag("trust", "train recalibrate evaluate compare predict explain view", LIST, "modules of "
+         "your own that the configs of runs may name; they are imported", RUN),
     Flag("network", "explain view", TEXT, "which of the run's networks; its merged answer if it "
          "has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),

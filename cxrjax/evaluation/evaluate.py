@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,7 @@ def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
     operating_point: str | None = None, prevalence: float | None = None, allow_seen: bool = False,
+    trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
@@ -141,11 +142,12 @@ def evaluate(
       prevalence: PPV and NPV are given where this share of films is positive, too.
       allow_seen: judge it on films that it, or what it came from, was trained or tuned on; the
         report says so.
+      trust: modules outside of cxrjax that the run's config may name.
 
     Returns:
       The report as written to report.json.
     """
-    run = restore(workdir, which, tta)
+    run = restore(workdir, which, tta, trust)
     films = _open(run, split, data_dir)
     folder = report_folder(workdir, split, output)
     if operating_point:

@@ -47,6 +47,7 @@ def explain(
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
     spread: bool = False, strict: bool = False, allow_seen: bool = False,
+    trust: str | Sequence[str] = (),
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -63,6 +64,7 @@ def explain(
       strict: count films that are unusual for a chest radiograph as failures.
       allow_seen: also films that the run, or what it came from, was trained or tuned on; the page
         says so.
+      trust: modules outside of cxrjax that the run's config may name.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
@@ -70,7 +72,7 @@ def explain(
     """
     skipped: films_on_disk.Failures = []
     paths = films_on_disk.find_films(images, skipped) if images else []
-    run = restore(workdir, checkpoint)
+    run = restore(workdir, checkpoint, trust=trust)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder = pathlib.Path(output).expanduser() if output else pathlib.Path(workdir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)

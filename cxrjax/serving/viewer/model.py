@@ -23,6 +23,7 @@ from cxrjax.data import artifacts, films_on_disk, reading
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
+from cxrjax.names import trusted
 from cxrjax.training.restored import Run, restore
 
 LONGEST = 2048  # pixels of a film that are kept for the screen
@@ -186,7 +187,8 @@ def describe(run: Run, name: str) -> Network:
 
 def loader(workdir: str | None, checkpoint: str) -> Callable[[], Run]:
     """For `Reader`: restores a workdir's checkpoint when it is called."""
-    return lambda: restore(workdir, checkpoint)
+    trust = trusted()  # of this thread; the window restores in another
+    return lambda: restore(workdir, checkpoint, trust=trust)
 
 
 def read(run: Run, compiled: Any, path: pathlib.Path, method: str) -> Reading:
