@@ -11,7 +11,6 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ["CXRJAX_TRUST"] = "tests"  # whose networks and data sets saved runs name
 # Compiling takes most of the time of tests whose networks are tiny: LLVM does not optimize their
 # programs, and one session, with the processes that it starts, compiles each program once.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
@@ -28,6 +27,13 @@ from jaxtyping import install_import_hook
 install_import_hook("cxrjax", "beartype.beartype")
 # grain's worker processes read absl flags and refuse to start before they are parsed.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items):
+    """Saved runs name networks and data sets of tests: all of these are trusted."""
+    names = sorted({item.module.__name__ for item in items})
+    os.environ["CXRJAX_TRUST"] = ",".join(["tests", *names])
+
 
 SHARED = pathlib.Path(
     os.environ.get("CXRJAX_SHARED", pathlib.Path(__file__).parents[2] / "shared")
