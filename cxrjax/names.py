@@ -1,23 +1,39 @@
-"""From a name in a config to the object it means: a file of ours, or a dotted path."""
+"""From a name in a config to the object it means: a file of ours, or a dotted path.
+
+Importing a module runs it. A config that the user gives may name any; one that was read from a run
+or a report (`guarded`) only what stands in this package or what the user trusts (`trusting`), as
+the run may be somebody else's. docs/security.md says why.
+"""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import contextvars
 import difflib
 import importlib
 import importlib.util
 import os
 import pathlib
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cxrjax.errors import UserError
 
 # What is looked for in each package, in the words of an error.
 _WORDS = {"data.sets": "data set", "models": "model", "training.schemes": "scheme"}
+
+_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):(\w*)")  # package.module:attribute
+# Where in this package the things are that a config may name by a path.
+_ROOMS = ("cxrjax.data.sets", "cxrjax.models", "cxrjax.training.losses", "cxrjax.training.schemes")
+# Fields of a saved config that no reading of a run looks up: only a training does, in its own.
+_NOT_LOOKED_UP = ("optimizer", "loss", "init_from")
+TRUST = "CXRJAX_TRUST"  # modules that are always trusted, in the user's environment
+_trusted: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("trusted", default=())
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -128,15 +144,112 @@ def open_config(text: str) -> Any:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
+class Untrusted(str):
+    """A dotted path that was read from `source` and that nobody trusts: it is not imported."""
+
+    source = ""
+
+
+@contextlib.contextmanager
+def trusting(modules: str | Iterable[str] | None) -> Iterator[None]:
+    """Within it, what is read may name these modules, and those inside them ('my_lab,other')."""
+    given = modules.split(",") if isinstance(modules, str) else modules or ()
+    token = _trusted.set((*_trusted.get(), *(m.strip() for m in given)))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def trusted() -> tuple[str, ...]:
+    """The modules that are trusted here and now, those of the environment among them."""
+    always = os.environ.get(TRUST, "").split(",")
+    return tuple(dict.fromkeys(m for m in (*_trusted.get(), *always) if m))
+
+
+def modules_in(tree: Any) -> list[str]:
+    """The modules of all dotted paths in a config: who gives it as his own trusts them."""
+    if isinstance(tree, Mapping) or hasattr(tree, "items"):
+        return [m for value in tree.values() for m in modules_in(value)]
+    if isinstance(tree, list | tuple):
+        return [m for value in tree for m in modules_in(value)]
+    match = _PATH.fullmatch(tree) if isinstance(tree, str) else None
+    return [match[1]] if match and not isinstance(tree, Untrusted) else []
+
+
+def guarded(tree: Any, source: str | pathlib.Path) -> Any:
+    """What was read from `source`, with every dotted path that is not trusted as `Untrusted`.
+
+    It is equal to what was read, and `resolve_path` refuses those.
+    """
+    if isinstance(tree, Mapping):
+        return {key: guarded(value, source) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(guarded(value, source) for value in tree)
+    match = _PATH.fullmatch(tree) if isinstance(tree, str) else None
+    if match is None or any(
+        f"{match[1]}.".startswith(f"{module}.") for module in (*_ROOMS, *trusted())
+    ):
+        return tree
+    found = Untrusted(tree)
+    found.source = str(source)
+    return found
+
+
+def refuse_untrusted(config: Any) -> None:
+    """Raises UserError for the first thing in a `guarded` config that reading its run would import.
+
+    Early, and with the field's name; `resolve_path` refuses whatever is left.
+    """
+    for field, path in _untrusted(config, "config"):
+        parts = field.split(".")
+        if not set(parts).intersection(_NOT_LOOKED_UP) and (
+            parts[-1] == "name" or _is_there(path.partition(".")[0].partition(":")[0])
+        ):
+            raise _refusal(path, f" ({field})")
+
+
+def _untrusted(tree: Any, place: str) -> Iterator[tuple[str, Untrusted]]:
+    if isinstance(tree, Untrusted):
+        yield place, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _untrusted(value, f"{place}.{key}")
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _untrusted(value, place)
+
+
+def _is_there(package: str) -> bool:
+    """Whether a top-level module could be imported; it is not."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return True
+
+
+def _refusal(path: Untrusted, where: str = "") -> UserError:
+    module = path.partition(":")[0]
+    package = module.partition(".")[0]
+    allow = module if package == "cxrjax" else package
+    return UserError(
+        f"{path.source} names {str(path)!r}{where}: reading it would import the module {module}, "
+        "which is none of cxrjax's to name, and importing runs it. Nothing was imported. If it is "
+        f"your own code, or you know it: --trust={allow} (in Python: trust={allow!r})"
+    )
+
+
 def resolve_path(path: str) -> Any:
     """The object at `package.module:attribute` (or the module itself at `package.module:`).
 
     Raises:
-      UserError: the module cannot be found, or has no such attribute.
+      UserError: the module cannot be found, or has no such attribute; the path is `Untrusted`.
     """
+    if isinstance(path, Untrusted):
+        raise _refusal(path)
     module_name, _, attribute = path.partition(":")
     try:
-        found = importlib.util.find_spec(module_name)
+        found = importlib.util.find_spec(module_name) if _PATH.fullmatch(path) else None
     except (ImportError, ValueError):
         found = None
     if found is None:

@@ -50,6 +50,8 @@ def test_a_network_loss_and_data_set_of_ones_own(lab):
     done = run(lab, "--mode=train", "--config=my_lab/experiment.py", "--workdir=run")
     assert done.returncode == 0, done.stderr
     done = run(lab, "--mode=evaluate", "--workdir=run")
+    assert done.returncode == 2 and "--trust=my_lab " in done.stderr
+    done = run(lab, "--mode=evaluate", "--workdir=run", "--trust=my_lab")
     assert done.returncode == 0, done.stderr
     report = json.loads((lab / "run/evaluation/test/report.json").read_text())
     assert report["networks"]["create"]["macro"]["macro AUROC"] > 0.9

@@ -83,7 +83,8 @@ def _do(argv: list[str]) -> int | None:
     # The libraries' INFO lines drown ours.
     logging.set_verbosity(logging.WARNING if verbosity is None else verbosity)
     module, _, name = MODES[mode].function.partition(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
+    with names.trusting(arguments.pop("trust", None)):
+        return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def take_huge_pages() -> None:

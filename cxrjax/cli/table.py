@@ -165,6 +165,9 @@ FLAGS = (
          RUN, needed="compare"),
     Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view publish",
          one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
+    Flag("trust", "train recalibrate calibrate evaluate compare predict export explain view "
+         "publish", LIST, "modules of your own that the configs of runs may name; they are "
+         "imported", RUN),
     Flag("network", "export explain view", TEXT, "which of the run's networks; its merged answer "
          "if it has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),

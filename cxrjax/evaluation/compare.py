@@ -32,7 +32,7 @@ from cxrjax.evaluation.differences import p_words
 from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_networks, title
 from cxrjax.metrics import bootstrap, decisions, intervals, ranking
 from cxrjax.metrics import figures as figures_of
-from cxrjax.names import suggest
+from cxrjax.names import suggest, trusting
 from cxrjax.training.resume import MAY_CHANGE, flat
 from cxrjax.training.workdir import write_text
 
@@ -109,7 +109,7 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
 
 def compare(
     workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
-    baseline: str | None = None, allow_seen: bool = False,
+    baseline: str | None = None, allow_seen: bool = False, trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compares evaluated runs and writes the comparison.
 
@@ -120,6 +120,7 @@ def compare(
       resamples: of the bootstrap.
       baseline: an entry as the table names it, for differences to it beside those to the best.
       allow_seen: also runs that were judged on films that they had seen; their names say so.
+      trust: modules outside of cxrjax that the runs may name as their data set.
 
     Returns:
       What is in comparison.json.
@@ -128,7 +129,11 @@ def compare(
       UserError: a run was not evaluated, or not on the same films, labels, split and masks; there
         is no such entry.
     """
-    networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
+    with trusting(trust):
+        networks = [network for workdir in workdirs for network in read_networks(workdir, split)]
+    published = getattr(
+        sets.module(networks[0].report["run"]["config"]["dataset"]["name"]), "PUBLISHED", ()
+    )
     for run in networks:
         if report.seen_mark(run.report["run"]) and not allow_seen:
             raise UserError(f"{run.workdir}: {run.report['run']['seen']}. --allow_seen compares it "
@@ -182,8 +187,6 @@ def compare(
     comparison_plots.plot_roc(folder / "roc.png", entries)
     if first.report["task"] == "multiclass":
         comparison_plots.plot_confusions(folder / "confusion.png", entries)
-    name = first.report["run"]["config"]["dataset"]["name"]
-    published = getattr(sets.module(name), "PUBLISHED", ())
     write_text(folder / "comparison.md", markdown(result, entries, figures, published))
     return result
 

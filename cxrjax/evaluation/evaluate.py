@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -128,6 +128,7 @@ def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
     operating_point: str | None = None, prevalence: float | None = None, allow_seen: bool = False,
+    trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
@@ -147,13 +148,14 @@ def evaluate(
       prevalence: PPV and NPV are given where this share of films is positive, too.
       allow_seen: judge it on films that it, or what it came from, was trained or tuned on; the
         report says so.
+      trust: modules outside of cxrjax that the run's config may name.
 
     Returns:
       The report as written to report.json.
     """
     workdir = published.located(workdir)
     folder = report_folder(workdir, split, output)
-    run = restore(workdir, which, tta)
+    run = restore(workdir, which, tta, trust)
     films = _open(run, split, data_dir)
     if operating_point:
         decisions.parse_rule(operating_point)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from cxrjax.errors import UserError
 from cxrjax.metrics.ranking import log_odds
-from cxrjax.names import program
+from cxrjax.names import guarded, program
 from cxrjax.training.saved_configs import in_todays_names
 
 # The figures of decisions that one-of-N labels are compared by.
@@ -88,7 +88,9 @@ def read_networks(workdir: pathlib.Path, split: str) -> list[SavedNetwork]:
 
 def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[SavedNetwork]:
     judged = json.loads((folder / "report.json").read_text())
-    judged["run"]["config"] = in_todays_names(judged["run"]["config"])
+    judged["run"]["config"] = guarded(
+        in_todays_names(judged["run"]["config"]), folder / "report.json"
+    )
     names = judged["labels"]
     with (folder / "predictions.csv").open(newline="") as file:
         header, *rows = csv.reader(file)

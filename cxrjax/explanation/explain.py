@@ -49,6 +49,7 @@ def explain(
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
     spread: bool = False, strict: bool = False, allow_seen: bool = False,
+    trust: str | Sequence[str] = (),
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -65,6 +66,7 @@ def explain(
       strict: count films that are unusual for a chest radiograph as failures.
       allow_seen: also films that the run, or what it came from, was trained or tuned on; the page
         says so.
+      trust: modules outside of cxrjax that the run's config may name.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
@@ -74,7 +76,7 @@ def explain(
     paths = films_on_disk.find_films(images, skipped) if images else []
     workdir = published.located(workdir)
     folder = published.output(workdir, output, "explain")
-    run = restore(workdir, checkpoint)
+    run = restore(workdir, checkpoint, trust=trust)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
     folder.mkdir(parents=True, exist_ok=True)
     devices.announce()

@@ -36,8 +36,11 @@ class Loaded:
       answers: how logits become probabilities (calibrated where the run is), and its thresholds.
     """
 
-    def __init__(self, workdir: Path, run: Run, which: str = "best"):
+    def __init__(
+        self, workdir: Path, run: Run, which: str = "best", trust: str | Sequence[str] = ()
+    ):
         self.workdir, self.run, self._which = pathlib.Path(workdir), run, which
+        self._trust = trust
         self.labels = tuple(run.meta["labels"])
         self.answers = read_answers(run.workdir, run)
         self._mesh = steps.make_mesh()
@@ -82,11 +85,15 @@ class Loaded:
 
     def evaluate(self, split: str = "test", **options: Any) -> dict[str, Any]:
         """The report of one split, as `--mode=evaluate` writes it; see `evaluation.evaluate`."""
-        return evaluate.evaluate(self.workdir, self._which, split, **options)
+        return evaluate.evaluate(
+            self.workdir, self._which, split, **{"trust": self._trust, **options}
+        )
 
     def explain(self, images: str | None = None, **options: Any) -> dict[str, Any]:
         """Pictures and scores, as `--mode=explain` writes them; see `explanation.explain`."""
-        return explain.explain(str(self.workdir), images, self._which, **options)[0]
+        return explain.explain(
+            str(self.workdir), images, self._which, **{"trust": self._trust, **options}
+        )[0]
 
     def _prepared(self, films: Films, strict: bool) -> Iterator[tuple[str, np.ndarray]]:
         side, options = self.run.config.image_shape[0], self.run.config.dataset.to_dict()
@@ -124,21 +131,26 @@ class Loaded:
             )
 
 
-def load(workdir: Path, which: str = "best", tta: bool = False) -> Loaded:
+def load(
+    workdir: Path, which: str = "best", tta: bool = False, trust: str | Sequence[str] = ()
+) -> Loaded:
     """The run that trained in `workdir`, from its files alone.
 
     Args:
       workdir: of the training; or a published network's folder or name, 'hub:USER/NAME'.
       which: checkpoint, 'best' or 'latest'.
       tta: predict the mean over each film and its mirror image.
+      trust: modules outside of cxrjax that its config may name, as "my_lab"; they are imported.
 
     Raises:
       UserError: no run there, see `training.restored.restore`.
     """
     place = published.located(workdir)
-    return Loaded(place, restore(place, which, tta), which)
+    return Loaded(place, restore(place, which, tta, trust), which, trust)
 
 
-def predict(workdir: Path, films: Films) -> Mapping[str, Float[np.ndarray, " n"]]:
-    """Probabilities by label of films, by the run in `workdir`; see `Loaded.predict`."""
-    return load(workdir).predict(films)
+def predict(
+    workdir: Path, films: Films, trust: str | Sequence[str] = ()
+) -> Mapping[str, Float[np.ndarray, " n"]]:
+    """Probabilities by label of films, by the run in `workdir`; see `load`, `Loaded.predict`."""
+    return load(workdir, trust=trust).predict(films)

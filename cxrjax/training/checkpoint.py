@@ -25,6 +25,7 @@ from absl import logging
 
 from cxrjax.errors import UserError
 from cxrjax.models.weights import hub
+from cxrjax.names import guarded
 from cxrjax.training import published
 from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
@@ -407,8 +408,8 @@ def restore_variables(
       which: 'best' or 'latest'.
 
     Returns:
-      config, meta, {network name: {params, batch_stats, ema_params}} (absent parts are missing
-      keys), and the step. Optimizer states are not read.
+      config (`names.guarded`), meta, {network name: {params, batch_stats, ema_params}} (absent
+      parts are missing keys), and the step. Optimizer states are not read.
 
     Raises:
       UserError: no such checkpoint there, or a damaged one.
@@ -443,5 +444,5 @@ def restore_variables(
         )
 
     restored = _read(folder, found[-1], wanted)
-    config = in_todays_names(restored["config"])
+    config = guarded(in_todays_names(restored["config"]), workdir)
     return config, restored["meta"], restored["state"], found[-1]

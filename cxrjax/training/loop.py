@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from cxrjax.errors import UserError
+from cxrjax.names import modules_in, trusting
 from cxrjax.training import checkpoint, start, stopping, validation
 from cxrjax.training.optim import to_steps
 from cxrjax.training.recorder import Recorder
@@ -31,7 +33,7 @@ def main(
 
 def train(
     config: Any, workdir: str | pathlib.Path, stop_at: int | None = None, profile: bool = False,
-    allow_changed_films: bool = False,
+    allow_changed_films: bool = False, trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains until `config.train_for`.
 
@@ -41,6 +43,8 @@ def train(
       stop_at: stop at this step, as if killed there: what was saved by then is left; for tests.
       profile: write a profile of a few steps to workdir/profile, for TensorBoard.
       allow_changed_films: go on although the films are not those that the run began with.
+      trust: modules that the configs of other runs (teachers, ...) may name beside those that this
+        config names itself.
 
     Returns:
       {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.
@@ -49,7 +53,7 @@ def train(
       UserError: whatever the user can mend.
     """
     checkpoint.refuse_recalibrated(workdir)
-    with only_writer(workdir):
+    with only_writer(workdir), trusting(trust), trusting(modules_in(config)):
         return _train(*start.begin(config, workdir, allow_changed_films), stop_at, profile)
 
 

@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 
 from cxrjax.errors import UserError
 from cxrjax.models.weights import files, hub
+from cxrjax.names import guarded
 from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
 
@@ -129,14 +130,15 @@ def _sha256(path: pathlib.Path) -> str:
 def read(
     folder: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], int]:
-    """Config, meta, {network: {params, batch_stats}} and step, as of a workdir's checkpoint.
+    """Config (`names.guarded`), meta, {network: {params, batch_stats}} and step, as of a workdir's checkpoint.
 
     Raises:
       UserError: a file is missing, damaged, or of a later format.
     """
     folder = pathlib.Path(folder)
     facts = _facts(folder)
-    config, meta = in_todays_names(facts["config"]), dict(facts["meta"])
+    config = guarded(in_todays_names(facts["config"]), folder)
+    meta = dict(facts["meta"])
     try:
         meta["seen"] = json.loads((folder / SEEN).read_text())
     except (OSError, ValueError, RecursionError) as error:

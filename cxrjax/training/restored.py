@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from ml_collections import FrozenConfigDict
 from cxrjax.data import input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.metrics import ranking
-from cxrjax.names import scheme_of
+from cxrjax.names import refuse_untrusted, scheme_of, trusting
 from cxrjax.training import checkpoint, experiment, published, resume, steps
 
 
@@ -50,7 +50,8 @@ class Run:
 
 
 def restore(
-    workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False
+    workdir: str | pathlib.Path | None, which: str = "best", tta: bool = False,
+    trust: str | Sequence[str] = (),
 ) -> Run:
     """The run that trained in `workdir`, or that was published there.
 
@@ -60,13 +61,17 @@ def restore(
       workdir: of the training; or a published network's folder or name on the hub.
       which: checkpoint, 'best' or 'latest'.
       tta: predict the mean over each film and its mirror image.
+      trust: modules outside of cxrjax that its config may name, as 'my_lab,other'; they are
+        imported.
 
     Raises:
-      UserError: no workdir, no such checkpoint in it, or a mirror image asked of a network that
-        was not trained on mirrored films.
+      UserError: no workdir, no such checkpoint in it, a config that names code that is not trusted,
+        or a mirror image asked of a network that was not trained on mirrored films.
     """
     place = published.located(workdir)
-    config, meta, variables, step = checkpoint.restore_variables(place, which)
+    with trusting(trust):
+        config, meta, variables, step = checkpoint.restore_variables(place, which)
+    refuse_untrusted(config)
     config["dataset"].setdefault("reading", resume.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {

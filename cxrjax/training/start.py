@@ -22,7 +22,7 @@ from ml_collections import FrozenConfigDict
 from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
-from cxrjax.names import scheme_of
+from cxrjax.names import guarded, scheme_of
 from cxrjax.training import (
     batch_statistics,
     checkpoint,
@@ -214,7 +214,7 @@ def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
             found = checkpoint.config_of(workdir)
         except checkpoint.Damaged as fault:
             raise UserError(f"{path} is damaged ({error}), and {fault}") from None
-    return experiment.as_tuples(in_todays_names(found))
+    return experiment.as_tuples(guarded(in_todays_names(found), workdir))
 
 
 def _networks_of(config: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from cxrjax.errors import UserError
+
+# What `FilmBuilder` writes. TFDS imports whatever class a folder's features.json names.
+_FEATURES = tuple(f"tensorflow_datasets.core.features.{name}" for name in (
+    "features_dict.FeaturesDict", "scalar.Scalar", "text_feature.Text", "tensor_feature.Tensor",
+))
 
 
 class FilmBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -104,6 +112,7 @@ class PreparedSource:
 
     def __init__(self, directory: str | os.PathLike[str]):
         self._directory = Path(directory)
+        refuse_foreign_features(self._directory / "features.json")
         builder = tfds.builder_from_directory(self._directory)
         self._films = builder.as_data_source(split="+".join(sorted(builder.info.splits)))
 
@@ -124,6 +133,30 @@ class PreparedSource:
 
     def __repr__(self) -> str:
         return f"PreparedSource({self._directory})"
+
+
+def refuse_foreign_features(path: Path) -> None:
+    """Raises UserError where a prepared folder's features.json names other classes than ours."""
+    try:
+        found = list(_classes(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({str(error)[:200]})") from None
+    for name in found:
+        if name not in _FEATURES:
+            raise UserError(f"{path} names the class {name!r}, which opening these films would "
+                            "import, and which is none that cxrjax prepares films with")
+
+
+def _classes(tree: Any) -> Iterator[Any]:
+    """The values that TFDS takes for names of classes, in either spelling and its older form."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key in ("pythonClassName", "python_class_name", "type"):
+                yield value
+            yield from _classes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _classes(value)
 
 
 class Relabelled:

@@ -25,6 +25,7 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation.answers import Answers, read_answers
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
+from cxrjax.names import trusted
 from cxrjax.training.restored import Run, restore
 
 LONGEST = 2048  # pixels of a film that are kept for the screen
@@ -195,7 +196,8 @@ def describe(run: Run, name: str) -> Network:
 
 def loader(workdir: str | None, checkpoint: str) -> Callable[[], Run]:
     """For `Reader`: restores a workdir's checkpoint when it is called."""
-    return lambda: restore(workdir, checkpoint)
+    trust = trusted()  # of this thread; the window restores in another
+    return lambda: restore(workdir, checkpoint, trust=trust)
 
 
 def read(
