@@ -11,7 +11,7 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from cxrjax.errors import UserError
-from cxrjax.names import refuse_untrusted, scheme_of, trusting
+from cxrjax.names import refuse_paths, refuse_untrusted, scheme_of, trusting
 from cxrjax.training import checkpoint, experiment, resume, steps
 
 
@@ -63,6 +63,7 @@ def restore(
     with trusting(trust):
         config, meta, variables, step = checkpoint.restore_variables(workdir, which)
     refuse_untrusted(config)
+    refuse_paths([*variables, *(config.get("networks") or {})], workdir)
     config["dataset"].setdefault("reading", resume.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {
