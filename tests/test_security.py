@@ -1,10 +1,12 @@
 """A run that somebody else made: nothing that it names is imported, in no mode."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from PIL import Image
 
 import cxrjax
 from cxrjax import cli, names
-from cxrjax.data.sets import _records
+from cxrjax.data import npz
+from cxrjax.data.sets import _medmnist, _records
 from cxrjax.errors import UserError
+from cxrjax.models import weights
 from cxrjax.training import checkpoint, loop, restored
 from tests import toy
 from tests.training.test_loop import toy_config
@@ -192,6 +196,47 @@ def test_networks_have_names_that_files_can_have(finished, tmp_path, name):
         checkpoint.save_variables(tmp_path / "run", config, meta, {name: variables["create"]}, step)
         with pytest.raises(UserError, match="run has a network called"):
             restored.restore(tmp_path / "run")
+
+
+def lying(path, name, shape, kind="|u1"):
+    """An .npz of one entry whose header promises `shape`."""
+    entry = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        entry, {"descr": kind, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", entry.getvalue() + b"1234")
+    return path
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (2**62, 2**62), (-4,), (5,)])
+def test_headers_are_believed_after_a_bound(tmp_path, finished, shape):
+    path = lying(tmp_path / "a.npz", "train_images", shape)
+    with pytest.raises(ValueError, match="says that it holds"):
+        npz.read(path)
+    with pytest.raises(UserError, match="not a readable .npz .*says that it holds"):
+        _medmnist.read_arrays(path)
+    with pytest.raises(UserError, match="is not as long as it says"):
+        weights.load_state_dict(path)
+    run = shutil.copytree(finished, tmp_path / "run")
+    lying(run / "val_predictions_best.npz", "step", shape)
+    assert loop.train(toy_config(train_for="1 epochs"), run)["step"] == 4
+
+
+def test_objects_are_not_unpickled_and_bombs_not_unpacked(tmp_path):
+    np.savez(tmp_path / "o.npz", a=np.array([{}], object))
+    with pytest.raises(ValueError, match="says that it holds object"):
+        npz.read(tmp_path / "o.npz")
+    np.savez_compressed(tmp_path / "z.npz", a=np.zeros(10**6, np.uint8))
+    assert npz.read(tmp_path / "z.npz")["a"].shape == (10**6,)
+    with pytest.raises(ValueError, match="unpacks to 1,000"):
+        npz.read(tmp_path / "z.npz", largest=10**6)
+
+
+def test_json_without_end_is_one_line(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "config.json").write_text("[" * 100_000)
+    loop.train(toy_config(train_for="1 epochs"), run)  # that of the checkpoint is taken
+    assert json.loads((run / "config.json").read_text())
 
 
 def test_two_labels_have_two_files():

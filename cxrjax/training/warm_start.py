@@ -105,7 +105,7 @@ def _scale(path: pathlib.Path) -> tuple[float, float, str] | None:
         try:
             theirs = json.loads((path / "config.json").read_text())["normalize"]
             return float(theirs["mean"]), float(theirs["std"]), "the run it starts from"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
     try:
         return weights.scale_of(path)
