@@ -19,6 +19,7 @@ import pkgutil
 import re
 import sys
 import traceback
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -237,6 +238,27 @@ def _refusal(path: Untrusted, where: str = "") -> UserError:
         "which is none of cxrjax's to name, and importing runs it. Nothing was imported. If it is "
         f"your own code, or you know it: --trust={allow} (in Python: trust={allow!r})"
     )
+
+
+def file_stem(text: str) -> str:
+    """A label as part of a file's name: itself, unless it could be a path, hidden or too long.
+
+    What had to be changed ends in digits of its own, so that two labels have two files.
+    """
+    stem = re.sub(r"[\x00-\x1f\x7f/\\]", "_", text).lstrip(".")
+    stem = stem.encode(errors="replace")[:100].decode(errors="ignore")
+    return stem if stem == text and stem else f"{stem}-{zlib.crc32(text.encode()):08x}"
+
+
+def refuse_paths(networks: Iterable[str], source: str | pathlib.Path) -> None:
+    """Raises UserError where a network that was read from `source` is called what no file can be.
+
+    Files of reports are called by the networks' names.
+    """
+    for name in networks:
+        if file_stem(name) != name:
+            raise UserError(f"{source} has a network called {name[:100]!r}: a name of up to 100 "
+                            "letters, without slashes and control characters, is needed")
 
 
 def resolve_path(path: str) -> Any:

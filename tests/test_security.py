@@ -1,17 +1,47 @@
 """A run that somebody else made: nothing that it names is imported, in no mode."""
 
+import dataclasses
+import io
 import json
+import pathlib
 import shutil
 import sys
+import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cxrjax
 from cxrjax import cli, names
-from cxrjax.data.sets import _records
+from cxrjax.data import npz
+from cxrjax.data.sets import _medmnist, _records
 from cxrjax.errors import UserError
+from cxrjax.models import weights
 from cxrjax.training import checkpoint, loop, restored
+from tests import toy
 from tests.training.test_loop import toy_config
+
+# --- a data set whose labels and films are called as no file should be
+
+LABELS, TASK, MASKS, DEFAULTS = ("../../label", "/cxrjax_label/x", "."), "multilabel", (), {
+    "films": 48, "with_unknown": False,
+}
+prepare = toy.prepare
+
+
+class Source(toy.Source):
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "id": f"../../film{index}"}
+
+
+def load(options):
+    found = toy.load(options)
+    return dataclasses.replace(
+        found, source=Source(48, options["image_size"], False), labels=LABELS,
+        table={"id": np.array([f"../../film{i}" for i in range(48)])},
+    )
+
 
 MARKS = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
 
@@ -74,8 +104,6 @@ def test_code_that_a_run_names_is_not_imported(finished, planted, tmp_path, path
 @pytest.mark.parametrize("mode", READS)
 def test_in_no_mode(finished, planted, tmp_path, mode, capsys):
     film = tmp_path / "film.png"
-    from PIL import Image
-
     Image.effect_noise((32, 32), 60).save(film)
     run = naming(finished, tmp_path / "run", "model.name", "planted_lab.nets:create")
     flags = [f.format(film=film, folder=tmp_path) for f in READS[mode]]
@@ -130,3 +158,88 @@ def test_prepared_films_import_no_classes(planted, tmp_path):
         with pytest.raises(UserError, match="features.json names the class 'planted_lab"):
             _records.PreparedSource(tmp_path)
     assert not planted.exists()
+
+
+def test_names_make_no_paths(tmp_path, capsys):
+    """Of labels, films and networks; everything that is written lies in its folder."""
+    home = tmp_path / "a" / "b" / "c" / "d"
+    config = toy_config(train_for="1 epochs", batch_size=16)
+    config.dataset.name, config.dataset.films = f"{__name__}:", 48
+    for seed in (0, 1):
+        config.seed = seed
+        loop.train(config, home / f"run{seed}")
+        cxrjax.evaluate(home / f"run{seed}")
+    cxrjax.explain(str(home / "run0"), output=str(home / "out" / "explain"))
+    (home / "films").mkdir()
+    for name in ("..png", "...png", "x..png"):
+        Image.effect_noise((32, 32), 60).save(home / "films" / name, "png")
+    for mode in (["predict", "--show_cleaned", f"--output={home}/out/predict/p.csv"],
+                 ["explain", f"--output={home}/out/explain2"]):
+        flags = [f"--mode={mode[0]}", *mode[1:], f"--workdir={home}/run0",
+                 f"--images={home}/films/x..png"]
+        assert cli.main(["launch.py", *flags]) == 0, capsys.readouterr().err
+    cxrjax.compare([home / "run0", home / "run1"], "test", home / "out" / "compare")
+    inside = {home / n for n in ("run0", "run1", "out", "films")}
+    for path in filter(lambda p: p.is_file(), tmp_path.rglob("*")):
+        assert inside.intersection(path.parents), path
+    assert len(list((home / "out" / "explain" / "overlays").iterdir())) == 3
+    assert (home / "out" / "explain" / f"{names.file_stem(LABELS[0])}.png").is_file()
+    assert not pathlib.Path("/cxrjax_label").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a\\b", ".hidden", "x" * 200, "a\nb", ""])
+def test_networks_have_names_that_files_can_have(finished, tmp_path, name):
+    config, meta, variables, step = checkpoint.restore_variables(finished, "best")
+    with pytest.raises(UserError, match="has a network called"):
+        names.refuse_paths([name], finished)
+    if name not in ("", "/tmp/x", "a\\b") and len(name) < 200:
+        checkpoint.save_variables(tmp_path / "run", config, meta, {name: variables["create"]}, step)
+        with pytest.raises(UserError, match="run has a network called"):
+            restored.restore(tmp_path / "run")
+
+
+def lying(path, name, shape, kind="|u1"):
+    """An .npz of one entry whose header promises `shape`."""
+    entry = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        entry, {"descr": kind, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", entry.getvalue() + b"1234")
+    return path
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (2**62, 2**62), (-4,), (5,)])
+def test_headers_are_believed_after_a_bound(tmp_path, finished, shape):
+    path = lying(tmp_path / "a.npz", "train_images", shape)
+    with pytest.raises(ValueError, match="says that it holds"):
+        npz.read(path)
+    with pytest.raises(UserError, match="not a readable .npz .*says that it holds"):
+        _medmnist.read_arrays(path)
+    with pytest.raises(UserError, match="is not as long as it says"):
+        weights.load_state_dict(path)
+    run = shutil.copytree(finished, tmp_path / "run")
+    lying(run / "val_predictions_best.npz", "step", shape)
+    assert loop.train(toy_config(train_for="1 epochs"), run)["step"] == 4
+
+
+def test_objects_are_not_unpickled_and_bombs_not_unpacked(tmp_path):
+    np.savez(tmp_path / "o.npz", a=np.array([{}], object))
+    with pytest.raises(ValueError, match="says that it holds object"):
+        npz.read(tmp_path / "o.npz")
+    np.savez_compressed(tmp_path / "z.npz", a=np.zeros(10**6, np.uint8))
+    assert npz.read(tmp_path / "z.npz")["a"].shape == (10**6,)
+    with pytest.raises(ValueError, match="unpacks to 1,000"):
+        npz.read(tmp_path / "z.npz", largest=10**6)
+
+
+def test_json_without_end_is_one_line(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "config.json").write_text("[" * 100_000)
+    loop.train(toy_config(train_for="1 epochs"), run)  # that of the checkpoint is taken
+    assert json.loads((run / "config.json").read_text())
+
+
+def test_two_labels_have_two_files():
+    assert names.file_stem("No Finding") == "No Finding"
+    assert len({names.file_stem(t) for t in ("a/b", "a_b", "a\\b", "", ".", "..", "x" * 101)}) == 7
+    assert len(names.file_stem("é" * 500).encode()) < 120

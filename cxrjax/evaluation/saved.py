@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from cxrjax.errors import UserError
 from cxrjax.metrics.ranking import log_odds
-from cxrjax.names import guarded, program
+from cxrjax.names import guarded, program, refuse_paths
 from cxrjax.training.saved_configs import in_todays_names
 
 # The figures of decisions that one-of-N labels are compared by.
@@ -79,7 +79,9 @@ def read_networks(workdir: pathlib.Path, split: str) -> list[SavedNetwork]:
             )
     try:
         return _read(workdir, folder)
-    except (ValueError, LookupError, TypeError) as error:
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder}: its report or predictions are damaged ({type(error).__name__}: {error}): "
             f"run --mode=evaluate --workdir={workdir} --split={split} again"
@@ -100,6 +102,7 @@ def _read(workdir: pathlib.Path, folder: pathlib.Path) -> list[SavedNetwork]:
     by_network: dict[str, list[list[str]]] = {}
     for row in rows:
         by_network.setdefault(row[1], []).append(row)
+    refuse_paths(by_network, folder)
     masks = _read_masks(folder / "masks.csv", judged.get("structures", ()))
     found = []
     for network, own in by_network.items():

@@ -16,6 +16,7 @@ from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.marked import Marked
 from cxrjax.metrics import localization
+from cxrjax.names import file_stem
 
 TILE, LARGE = 320, 640  # pixels of a film on a contact sheet, and in its own picture
 
@@ -134,7 +135,7 @@ def write_pictures(
     for film, findings in tqdm(by_film.items(), "overlays", unit="film", disable=None):
         pixels = gallery.show(film)
         for k in findings:
-            path = folder / "overlays" / style.labels[k] / f"{stems[film]}.png"
+            path = folder / "overlays" / file_stem(style.labels[k]) / f"{stems[film]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             boxes = gallery.boxes(film, k)
             overlay(style, pixels, gallery.explanations[film], k, boxes).save(path)
@@ -153,6 +154,7 @@ def write_pictures(
         sheet = drawing.contact_sheet(
             tiles, name.replace("_", " "), [style.how, note], legend=legend
         )
-        sheet.save(folder / f"{name}.png")
-        written[name] = f"{name}.png"
+        file = f"{file_stem(name)}.png"
+        sheet.save(folder / file)
+        written[name] = file
     return written

@@ -15,7 +15,7 @@ from ml_collections import FrozenConfigDict
 from cxrjax.data import input_pipeline
 from cxrjax.errors import UserError
 from cxrjax.metrics import ranking
-from cxrjax.names import refuse_untrusted, scheme_of, trusting
+from cxrjax.names import refuse_paths, refuse_untrusted, scheme_of, trusting
 from cxrjax.training import checkpoint, experiment, published, resume, steps
 
 
@@ -72,6 +72,7 @@ def restore(
     with trusting(trust):
         config, meta, variables, step = checkpoint.restore_variables(place, which)
     refuse_untrusted(config)
+    refuse_paths([*variables, *(config.get("networks") or {})], workdir)
     config["dataset"].setdefault("reading", resume.ADDED["dataset.reading"])
     config = FrozenConfigDict(experiment.as_tuples(config))
     states = {

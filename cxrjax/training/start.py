@@ -208,7 +208,7 @@ def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
         if not isinstance(found, dict) or "total_steps" not in found:
             raise ValueError("it is no completed config")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logging.warning("%s: %s; the config in the checkpoint is taken", path, error)
         try:
             found = checkpoint.config_of(workdir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from cxrjax.data import input_pipeline
+from cxrjax.data import input_pipeline, npz
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.metrics import _common, decisions, ranking, segmentation
@@ -119,9 +120,10 @@ def forget_predictions_after(step: int, workdir: pathlib.Path) -> None:
     """Deletes the workdir's validation predictions that were made after `step`."""
     for path in workdir.glob("val_predictions_*.npz"):
         try:
-            with np.load(path) as saved:
-                stale = int(saved["step"]) > step
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            stale = int(npz.read(path)["step"]) > step
+        # What numpy, zipfile and zlib raise on files that are damaged.
+        except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, RuntimeError,
+                MemoryError, zipfile.BadZipFile, zlib.error) as error:
             logging.warning("%s is damaged (%s): deleted, evaluation makes it anew", path, error)
             stale = True
         if stale:

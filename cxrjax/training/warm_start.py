@@ -134,7 +134,7 @@ def _scale(path: pathlib.Path) -> tuple[float, float, str] | None:
             theirs = json.loads((path / name).read_text())
             theirs = theirs.get("config", theirs)["normalize"]
             return float(theirs["mean"]), float(theirs["std"]), "the run it starts from"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
     try:
         return weights.scale_of(path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from cxrjax.data import npz
 from cxrjax.data.sets import _raw, _splits
 from cxrjax.data.sets._duplicates import same_value_pairs
 from cxrjax.data.sets._opening import Prepared, open_prepared
@@ -30,11 +31,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       UserError: not an .npz, an array missing, or arrays of the wrong shape, kind or length.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = npz.read(path)
     # What numpy, zipfile and zlib raise on files that are something else, or damaged.
     except (OSError, ValueError, EOFError, TypeError, AttributeError, NotImplementedError,
-            RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable .npz ({error}); fetch it again") from None
     for split in SPLITS:
         for kind in ("images", "labels"):

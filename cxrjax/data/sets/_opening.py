@@ -114,7 +114,7 @@ def _find(
     for file in sorted(data_dir.glob(f"{builder.name}-*/{OPTIONS}")):
         try:
             stored = json.loads(file.read_text())
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             raise UserError(f"{file} is damaged: delete its folder and prepare again") from None
         there.append(file.parent.name)
         if options["prepared"] and file.parent.name != options["prepared"]:
