@@ -22,7 +22,7 @@ from cxrjax.evaluation.provenance import changed, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
 from cxrjax.tables import finite
-from cxrjax.training import devices, steps, validation, writers
+from cxrjax.training import devices, processes, steps, validation, writers
 from cxrjax.training.restored import Run, restore
 from cxrjax.training.workdir import write_text
 
@@ -83,12 +83,16 @@ def main(
     workdir: str | None, checkpoint: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
-    prevalence: float | None = None, allow_seen: bool = False,
+    prevalence: float | None = None, allow_seen: bool = False, coordinator: str | None = None,
+    num_processes: int | None = None, process_id: int | None = None,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
     `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks.
+    Of several processes every one does all of it, so that they meet in each batch, and keeps
+    nothing of it if it is not the first.
     """
+    processes.join(coordinator, num_processes, process_id)
     if masks_from and not probe:
         raise UserError("--masks_from is for --probe")
     if operating_point:
@@ -102,7 +106,9 @@ def main(
     if probe:
         probing.check(run, films, split, masker or run)
     seen = refuse_seen(run, films, split, allow_seen)
-    folder = report_folder(workdir, split, output)
+    folder = processes.scratch() or report_folder(workdir, split, output)
+    processes.check_same({"the step": run.step, "the split": split, "--tta": tta,
+                          "--probe": probe, "the number of films": len(films.table["id"])})
     devices.announce()
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
               seen)
@@ -160,6 +166,8 @@ def keep_thresholds(workdir: str | pathlib.Path, result: Mapping[str, Any]) -> N
 
     {'rule', 'checkpoint', 'step', 'tta', 'networks': {name: {label: threshold or null}}}.
     """
+    if not processes.is_first():
+        return
     points = {name: own["operating point"] for name, own in result["networks"].items()}
     kept = {
         "rule": next(iter(points.values()))["rule"],

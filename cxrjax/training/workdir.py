@@ -34,7 +34,7 @@ def only_writer(workdir: str | pathlib.Path) -> Iterator[None]:
     except filelock.Timeout:
         raise UserError(
             f"{workdir} is being written by another training ({_holder(workdir)}): wait for it, "
-            "end it, or give another --workdir"
+            f"end it, or give another --workdir{_of_many()}"
         ) from None
     except OSError as error:
         raise UserError(
@@ -49,6 +49,15 @@ def only_writer(workdir: str | pathlib.Path) -> Iterator[None]:
     finally:
         (workdir / _HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _of_many() -> str:
+    """What is to be said where a scheduler started several processes and none was told so."""
+    for program, variable in (("SLURM", "SLURM_NTASKS"), ("Open MPI", "OMPI_COMM_WORLD_SIZE")):
+        if (number := os.environ.get(variable, "")).isdigit() and int(number) > 1:
+            return (f". {program} started {number} processes: --coordinator=auto trains one run in "
+                    "all of them")
+    return ""
 
 
 def _holder(workdir: pathlib.Path) -> str:
