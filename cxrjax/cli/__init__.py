@@ -24,6 +24,7 @@ from cxrjax.cli import reading, shown
 from cxrjax.cli.table import MODES, flags_of
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
+from cxrjax.training import processes
 
 __all__ = ["MODES", "main", "run"]
 _HELP = ("help", "h", "helpshort", "helpfull")  # absl's names for it, all one here
@@ -32,6 +33,12 @@ _HELP = ("help", "h", "helpshort", "helpfull")  # absl's names for it, all one h
 def main(argv: Sequence[str]) -> int:
     """Does what a command line says; the exit status. A user's mistake is one line on stderr, few
     where the error is made of them."""
+    status = _told(argv)
+    processes.end(status)
+    return status
+
+
+def _told(argv: Sequence[str]) -> int:
     try:
         return _do(list(argv)) or 0
     except UserError as error:
@@ -137,4 +144,9 @@ def run() -> None:
     signal.signal(signal.SIGINT, raise_where_it_is_heard)
     signal.signal(signal.SIGALRM, raise_where_it_is_heard)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    sys.exit(main(sys.argv))
+    processes.quiet_libraries(sys.argv)
+    try:
+        sys.exit(main(sys.argv))
+    except BaseException as error:
+        processes.end(None, error)
+        raise

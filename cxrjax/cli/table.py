@@ -9,6 +9,7 @@ flags that it shares with others, and a row for each of its own.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,6 +95,12 @@ def _number(
     return read
 
 
+def _address(text: str) -> str:
+    if text != "auto" and not re.fullmatch(r"(\[[\da-fA-F:.]+\]|[^\s:/]+):\d{1,5}", text):
+        raise ValueError("must be HOST:PORT of the machine of process 0, or auto")
+    return text
+
+
 def one_of(*known: str) -> Kind:
     """One of a few words."""
 
@@ -110,7 +117,9 @@ PLACE = Kind("PATH", os.path.expanduser)
 FILMS = Kind("FILMS")
 CONFIG = Kind("CONFIG[:ARGUMENT]")
 LIST = Kind("A,B,...")
+ADDRESS = Kind("HOST:PORT|auto", _address)
 COUNT = Kind("N", _number(int, "a whole number, 1 or more", 1))
+INDEX = Kind("I", _number(int, "a whole number, 0 or more", 0))
 SHARE = Kind("SHARE", _number(float, "a number above 0 and at most 1", 0, 1, above=True))
 RULE = Kind("RULE")
 PART = Kind("SHARE", _number(float, "a number between 0 and 1, such as 0.02", 1e-9, 1 - 1e-9))
@@ -142,8 +151,9 @@ class Flag(NamedTuple):
     only_with: str = ""
 
 
-RUN, DATA, WHAT, HEAT, OUT = (
+RUN, DATA, WHAT, HEAT, OUT, MANY = (
     "the run", "the films", "what is computed", "the heat maps", "what is written",
+    "several processes or machines (docs/several_machines.md)",
 )
 FLAGS = (
     Flag("config", "prepare train", CONFIG,
@@ -251,6 +261,12 @@ FLAGS = (
          OUT, "wide"),
     Flag("show_cleaned", "predict", SWITCH, "pictures before and after artefact removal", OUT,
          False),
+    Flag("coordinator", "train evaluate", ADDRESS, "where process 0 is, the same in every process; "
+         "auto: as SLURM, Open MPI or the cloud says", MANY),
+    Flag("num_processes", "train evaluate", COUNT, "how many processes there are", MANY,
+         only_with="coordinator"),
+    Flag("process_id", "train evaluate", INDEX, "which of them this is, from 0", MANY,
+         only_with="coordinator"),
 )
 # Of every mode, and of no interest to most: how much the libraries say, from -3 (nothing) to 1.
 VERBOSITY = Flag("verbosity", " ".join(MODES), Kind("N", _number(int, "from -3 to 1", -3, 1)), "",

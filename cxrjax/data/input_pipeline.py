@@ -74,9 +74,9 @@ def train_iterator(
     """Endless shuffled training batches, {key: [T, B, ...]}, as numpy arrays.
 
     Every epoch is a fresh permutation; batches run across the border between epochs, so that no
-    film is left out. With several processes each reads its own share of the films. The iterator's
-    `get_state`/`set_state` continue it exactly, with the same number of reading
-    processes.
+    film is left out. Of several processes each reads its own piece of every batch. The iterator's
+    `get_state`/`set_state` continue it exactly, with the same number of reading processes, and
+    with any number of processes that train.
 
     Args:
       films: the opened data set.
@@ -97,14 +97,15 @@ def train_iterator(
         raise UserError(
             f"config.batch_size = {batch_size} is not divisible by the {processes} processes"
         )
-    mine = np.asarray(positions)[jax.process_index() :: processes]
-    if not len(mine):
+    if not len(positions):
         raise UserError("the training split holds no film: see the split options of the data set")
+    shuffled = (
+        grain.MapDataset.source(Selection(films.source, positions)).seed(seed).shuffle().repeat()
+    )
+    if processes > 1:
+        shuffled = _share(shuffled, batch_size, jax.process_index(), processes)
     dataset = (
-        grain.MapDataset.source(Selection(films.source, mine))
-        .seed(seed)
-        .shuffle()
-        .repeat()
+        shuffled
         .batch(batch_size // processes, drop_remainder=True)
         .batch(steps_per_call, drop_remainder=True)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
@@ -116,6 +117,27 @@ def train_iterator(
             )
         )
     return iter(dataset)
+
+
+def _share(dataset: Any, batch_size: int, process: int, processes: int) -> Any:
+    """The films of an endless dataset that one of several processes reads: its piece of each batch.
+
+    What is shuffled is the whole, so that all pieces side by side are the batch that one process
+    would have read.
+    """
+    import grain
+
+    piece = batch_size // processes
+
+    class Share(grain.MapDataset):
+        def __len__(self) -> int:
+            return len(self._parent) // batch_size * piece
+
+        def __getitem__(self, index: int) -> Any:
+            batch, place = divmod(index, piece)
+            return self._parent[batch * batch_size + process * piece + place]
+
+    return Share(dataset)
 
 
 def pad(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ from cxrjax.evaluation.provenance import refuse_seen
 from cxrjax.metrics import subgroups
 from cxrjax.metrics.ranking import log_odds
 from cxrjax.names import program, suggest
-from cxrjax.training import devices, published, steps
+from cxrjax.training import devices, processes, published, steps
 from cxrjax.training.restored import Run, restore
 
 PREPARED = ("image_size", "fit", "remove_artifacts", "reading")  # as at home
@@ -106,6 +106,7 @@ def evaluate(
     seen = refuse_seen(run, films, "test", allow_seen, options["name"], elsewhere=True)
     name = re.sub(r"[^\w.-]+", "_", options["name"].strip(":"))
     folder = published.output(workdir, output, f"evaluation_{name}/{split}")
+    folder = processes.scratch() or folder
     folder.mkdir(parents=True, exist_ok=True)
     devices.announce()
     return _evaluate(run, answers, films, met, folder, prevalence, {

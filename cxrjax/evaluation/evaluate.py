@@ -28,7 +28,7 @@ from cxrjax.evaluation.outputs import predict_split, run_facts
 from cxrjax.evaluation.provenance import changed, mark, open_films, refuse_seen
 from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
-from cxrjax.training import devices, published, steps
+from cxrjax.training import devices, processes, published, steps
 from cxrjax.training.restored import Run, restore
 
 
@@ -76,14 +76,17 @@ def main(
     data_dir: str | None = None, output: str | None = None, probe: bool = False,
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
     prevalence: float | None = None, allow_seen: bool = False, dataset: Any = None,
-    labels: str | None = None,
+    labels: str | None = None, coordinator: str | None = None, num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
     `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks;
     `--dataset` another hospital's films, and `--labels` which of the common labels are judged
-    there (`elsewhere`).
+    there (`elsewhere`). Of several processes every one does all of it, so that they meet in each
+    batch, and keeps nothing of it if it is not the first.
     """
+    processes.join(coordinator, num_processes, process_id)
     if dataset is not None:
         if probe or operating_point:
             raise UserError(f"--{'probe' if probe else 'operating_point'} is of films at home: "
@@ -108,6 +111,9 @@ def main(
     if probe:
         probing.check(run, films, split, masker or run)
     seen = refuse_seen(run, films, split, allow_seen)
+    folder = processes.scratch() or folder
+    processes.check_same({"the step": run.step, "the split": split, "--tta": tta,
+                          "--probe": probe, "the number of films": len(films.table["id"])})
     devices.announce()
     result = probing.probe(run, films, split, folder, masker, tta, seen) if probe else None
     _evaluate(run, films, workdir, checkpoint, split, folder, tta, operating_point, prevalence,
@@ -229,7 +235,8 @@ def _evaluate(
         judged["macro"].update(macro)
     others = getattr(sets.module(run.config.dataset.name), "PUBLISHED", ())
     logits = {name: out["logits"] for name, out in outputs.items()}
-    if not published.is_published(workdir):  # which stays as it is
+    # A published network stays as it is.
+    if processes.is_first() and not published.is_published(workdir):
         write_thresholds(workdir, facts, answers)
     if segmented:
         masks.write_scores(folder / "masks.csv", ids, films.masks, segmented, mark(seen).strip())

@@ -164,6 +164,7 @@ def ask(run: Run, films: Films, split: str, masker: Run) -> Answers:
     mesh, size = steps.make_mesh(), run.config.eval_batch_size
     predict = steps.jit_predict(run.predict, mesh)
     find_masks = steps.jit_predict(masker.predict, mesh, ("mask_logits",))
+    states, masking = (steps.replicate(one.states, mesh) for one in (run, masker))
     structures = list(masker.config.masks)
     channels = [structures.index(s) for s in lung_structures(structures)]
     positions = films.splits[split]
@@ -179,15 +180,15 @@ def ask(run: Run, films: Films, split: str, masker: Run) -> Answers:
         if known.any():
             lungs[known] = (batch["mask"][known][..., channels] > 0.5).any(-1)
         if not known.all():
-            lungs[~known] = _predicted(find_masks, masker, image, channels, mesh)[~known]
+            lungs[~known] = _predicted(find_masks, masking, image, channels, mesh)[~known]
         # A film whose mask is empty (or none was predicted) has no variants.
         keep = real & lungs.any(axis=(1, 2))
         chosen.append(keep[real])
         truth += int((keep & known).sum())
         for variant, shown in variants(image, lungs).items():
-            for network, out in predict(run.states, steps.shard_whole(shown, mesh)).items():
+            for network, out in steps.ask(predict, states, shown, mesh).items():
                 own = logits.setdefault(network, {}).setdefault(variant, [])
-                own.append(np.asarray(out["logits"])[keep])
+                own.append(out["logits"][keep])
             examples.setdefault(variant, []).append(shown[keep][:1])
     return Answers(
         np.concatenate(chosen), truth,
@@ -197,13 +198,13 @@ def ask(run: Run, films: Films, split: str, masker: Run) -> Answers:
 
 
 def _predicted(
-    find_masks: Any, masker: Run, image: np.ndarray, channels: Sequence[int],
+    find_masks: Any, states: Any, image: np.ndarray, channels: Sequence[int],
     mesh: jax.sharding.Mesh,
 ) -> np.ndarray:
     """Lungs bool[B, H, W] by the first network that predicts masks; none anywhere without one."""
-    for out in find_masks(masker.states, steps.shard_whole(image, mesh)).values():
+    for out in steps.ask(find_masks, states, image, mesh).values():
         if "mask_logits" in out:
-            return (np.asarray(out["mask_logits"])[..., channels] > 0).any(-1)
+            return (out["mask_logits"][..., channels] > 0).any(-1)
     return np.zeros(image.shape[:3], bool)
 
 

@@ -17,23 +17,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import flax.serialization
-import flax.traverse_util
 import jax
 import numpy as np
 from absl import logging
 
 from cxrjax.errors import UserError
-from cxrjax.models.weights import hub
 from cxrjax.names import guarded
-from cxrjax.training import published
+from cxrjax.training import processes, published
 from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
+from cxrjax.training.state import for_prediction, from_tree, of_this_process, to_tree
+from cxrjax.training.workdir import NO_TRAINING, refuse_recalibrated
 
 WHICH = ("best", "latest")
-_PREDICTS = ("params", "batch_stats", "ema_params")  # of a state, what prediction needs
 _BESIDE = 2**17  # bytes of a checkpoint beside its arrays
-_NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
 
 
 def _folder(workdir: str | pathlib.Path, which: str) -> pathlib.Path:
@@ -49,40 +46,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _to_tree(states: Any) -> dict[str, Any]:
-    """States as nested dictionaries of arrays, without empty nodes."""
-    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(states))
-    return flax.traverse_util.unflatten_dict({k: v for k, v in flat.items() if v is not None})
-
-
-def _from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
-    """The inverse of `_to_tree`, into the structure of `states`."""
-    flat = flax.traverse_util.flatten_dict(
-        flax.serialization.to_state_dict(states), keep_empty_nodes=True
-    )
-    restored = flax.traverse_util.flatten_dict(tree)
-    return flax.serialization.from_state_dict(
-        states, flax.traverse_util.unflatten_dict({k: restored.get(k, v) for k, v in flat.items()})
-    )
-
-
-def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
-    """Raises UserError where the workdir holds what `save_variables` wrote, or a published network.
-
-    A training would begin anew there and delete it.
-    """
-    if hub.is_reference(workdir) or published.is_published(workdir):
-        raise UserError(
-            f"{workdir} is a published network, in which no training runs: give another --workdir "
-            f"and --config.init_from={workdir}"
-        )
-    if (pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING).exists():
-        raise UserError(
-            f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
-            "another --workdir (and --config.init_from to start from its weights)"
-        )
 
 
 def steps_in(workdir: str | pathlib.Path, which: str) -> list[int]:
@@ -102,12 +65,15 @@ class Checkpoints:
     A checkpoint is written, then read back and compared with the checksums of what was saved, and
     only then are older ones of its kind deleted. `with` waits for the last ones at its end.
 
+    Of several processes all call all of it, and the first alone writes: every one has all arrays,
+    so that a checkpoint is the same whatever the number of processes.
+
     Args:
       workdir: of the training.
       keep: how many of the newest checkpoints to go on from are kept; of the best one.
 
     Raises:
-      UserError: see `refuse_recalibrated`.
+      UserError: see `workdir.refuse_recalibrated`.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 2):
@@ -115,18 +81,24 @@ class Checkpoints:
 
         refuse_recalibrated(workdir)
         self._workdir, self._keep = pathlib.Path(workdir), {"latest": max(1, keep), "best": 1}
-        for which in WHICH:  # what a killed save left
-            for left in _folder(workdir, which).glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-                shutil.rmtree(left, ignore_errors=True)
-        self._managers = {which: self._open(which) for which in WHICH}
+        self._managers: dict[str, Any] = {}
+        if processes.is_first():
+            for which in WHICH:  # what a killed save left
+                for left in _folder(workdir, which).glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._managers = {which: self._open(which) for which in WHICH}
         self._unread: dict[str, int] = {}  # kind -> step that was saved and not read back yet
 
     def _open(self, which: str) -> Any:
         import orbax.checkpoint as ocp
 
+        folder = _folder(self._workdir, which)
+        folder.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(
-            _folder(self._workdir, which),
-            options=ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True),
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=True, create=False, multiprocessing_options=_alone(which)
+            ),
         )
 
     def save(
@@ -152,13 +124,15 @@ class Checkpoints:
           UserError: there is a checkpoint of a later step, so that Orbax keeps that one; the disk
             is full, or gives back other bytes than were written.
         """
+        if not self._managers:
+            return
         self._settle(which)
         newest = self._managers[which].latest_step()
         if newest == step:
             return
-        tree = _to_tree(states)
+        tree = jax.tree.map(of_this_process, to_tree(states))
         if which == "best":
-            tree = _for_prediction(tree)
+            tree = for_prediction(tree)
         self._need(sum(x.nbytes for x in jax.tree.leaves(tree)), which, step)
         facts = {"data": iterator.get_state(), "config": dict(config), "meta": dict(meta)}
         with self._told(which, step):
@@ -216,17 +190,19 @@ class Checkpoints:
         They are what a run left that died before its next latest checkpoint: in the way of the run
         that begins or goes on at `step`, and taken for its best.
         """
-        manager, left = self._managers["best"], []
-        for found in sorted(manager.all_steps()):
-            if found > step:
-                manager.delete(found)
-            else:
-                left.append(found)
-        return left
+        left = []
+        if manager := self._managers.get("best"):
+            for found in sorted(manager.all_steps()):
+                if found > step:
+                    manager.delete(found)
+                else:
+                    left.append(found)
+        return processes.of_first(left)
 
     def latest_step(self) -> int | None:
         """The step to go on from, None in a fresh workdir."""
-        return self._managers["latest"].latest_step()
+        manager = self._managers.get("latest")
+        return processes.of_first(manager and manager.latest_step())
 
     def restore(self, states: Any, iterator: Any) -> tuple[Any, dict[str, Any], int]:
         """The newest states that can be read, their meta and step; `iterator` goes to where it was.
@@ -241,24 +217,29 @@ class Checkpoints:
         Raises:
           UserError: none can be read.
         """
-        folder, wanted = _folder(self._workdir, "latest"), _to_tree(states)
+        folder, wanted = _folder(self._workdir, "latest"), to_tree(states)
         faults = []
-        for step in reversed(steps_in(self._workdir, "latest")):
+        for step in reversed(processes.of_first(steps_in(self._workdir, "latest"))):
+            restored, own = {}, ""
             try:
                 restored = _read(folder, step, wanted)
             except Damaged as fault:
-                faults.append(str(fault))
+                own = str(fault)
+            # Where one process of several cannot read it, none takes it.
+            if fault := next(filter(None, processes.exchange(own)), ""):
+                faults.append(fault)
                 aside = folder.parent / "damaged" / f"latest-{step}"
-                aside.parent.mkdir(exist_ok=True)
-                shutil.rmtree(aside, ignore_errors=True)
-                (folder / str(step)).rename(aside)
+                if self._managers:
+                    aside.parent.mkdir(exist_ok=True)
+                    shutil.rmtree(aside, ignore_errors=True)
+                    (folder / str(step)).rename(aside)
                 logging.warning("%s. It is now in %s", fault, aside)
                 continue
-            if faults:
+            if faults and self._managers:
                 self._managers["latest"].close()
                 self._managers["latest"] = self._open("latest")
             iterator.set_state(restored["data"])
-            return _from_tree(states, restored["state"]), restored["meta"], step
+            return from_tree(states, restored["state"]), restored["meta"], step
         raise UserError(
             f"{self._workdir} has no checkpoint that can be read ({'; '.join(faults)}): give "
             "another --workdir, or delete this one"
@@ -287,6 +268,21 @@ class Checkpoints:
                     manager.close()
 
 
+def _alone(prefix: str) -> Any:
+    """Orbax's options for a process that reads or writes by itself, whatever others there are.
+
+    Managers with one prefix would meet at each other's barriers.
+    """
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}-{me}"
+    )
+
+
 def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """What a checkpoint is made of: arrays, JSON facts, and the checksums of both."""
     import orbax.checkpoint as ocp
@@ -298,14 +294,6 @@ def _items(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
         state=ocp.args.StandardSave(tree),
         **{name: ocp.args.JsonSave(fact) for name, fact in {**facts, "checksums": sums}.items()},
     )
-
-
-def _for_prediction(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights, batch statistics and averages of the networks among the saved states."""
-    return {
-        name: {part: own[part] for part in _PREDICTS if part in own}
-        for name, own in tree.items() if "params" in own
-    }
 
 
 def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]:
@@ -328,10 +316,13 @@ def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]
     try:
         with _quiet(), ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(read_only=True),
+            options=ocp.CheckpointManagerOptions(
+                read_only=True, multiprocessing_options=_alone("read")
+            ),
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                **{name: ocp.JsonCheckpointHandler() for name in names},
+                "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone("read")),
+                **{name: ocp.JsonCheckpointHandler(multiprocessing_options=_alone("read"))
+                   for name in names},
             },
         ) as manager:
             saved = manager.item_metadata(step)["state"].tree
@@ -388,7 +379,7 @@ def save_variables(
     step: int,
 ) -> None:
     """The inverse of `restore_variables`: a best checkpoint without optimizer or position."""
-    mark = pathlib.Path(workdir) / "checkpoints" / _NO_TRAINING
+    mark = pathlib.Path(workdir) / "checkpoints" / NO_TRAINING
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text("weights to evaluate: there is nothing here to go on training from\n")
     import orbax.checkpoint as ocp
@@ -434,13 +425,13 @@ def restore_variables(
         raise UserError(
             f"{folder} holds no finished checkpoint: the training was stopped before its first"
         )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def wanted(saved: Mapping[str, Any]) -> dict[str, Any]:
         return jax.tree.map(
             lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device),
             # What has no weights of its own (the teachers of a distillation) predicts nothing.
-            _for_prediction(saved),
+            for_prediction(saved),
         )
 
     restored = _read(folder, found[-1], wanted)

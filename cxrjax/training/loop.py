@@ -6,6 +6,7 @@ before its end in `stopping`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Sequence
@@ -16,18 +17,21 @@ import numpy as np
 
 from cxrjax.errors import UserError
 from cxrjax.names import modules_in, trusting
-from cxrjax.training import checkpoint, start, stopping, validation
+from cxrjax.training import processes, start, stopping, validation
 from cxrjax.training.optim import to_steps
 from cxrjax.training.recorder import Recorder
-from cxrjax.training.workdir import only_writer, replacing
+from cxrjax.training.workdir import only_writer, refuse_recalibrated, replacing
 
 
 def main(
-    config: Any, workdir: str | None, profile: bool = False, allow_changed_films: bool = False
+    config: Any, workdir: str | None, profile: bool = False, allow_changed_films: bool = False,
+    coordinator: str | None = None, num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """`--mode=train`: trains the config's experiment in the workdir, or goes on with it."""
     if config is None or not workdir:
         raise UserError("--mode=train needs --config=configs/FILE.py and --workdir=FOLDER")
+    processes.join(coordinator, num_processes, process_id)
     train(config, workdir, profile=profile, allow_changed_films=allow_changed_films)
 
 
@@ -35,7 +39,7 @@ def train(
     config: Any, workdir: str | pathlib.Path, stop_at: int | None = None, profile: bool = False,
     allow_changed_films: bool = False, trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Trains until `config.train_for`.
+    """Trains until `config.train_for`; of several processes every one calls it.
 
     Args:
       config: an experiment's config.
@@ -52,8 +56,10 @@ def train(
     Raises:
       UserError: whatever the user can mend.
     """
-    checkpoint.refuse_recalibrated(workdir)
-    with only_writer(workdir), trusting(trust), trusting(modules_in(config)):
+    refuse_recalibrated(workdir)
+    alone = only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
+    with alone, trusting(trust), trusting(modules_in(config)):
+        processes.check_shared(workdir)
         return _train(*start.begin(config, workdir, allow_changed_films), stop_at, profile)
 
 
@@ -71,7 +77,8 @@ def _train(
     full_disk = stopping.full_disk_told(run.workdir, run.checkpoints.newest)
     with full_disk, run.checkpoints, record, stopping.StopRequest() as stop:
         while progress.step < end and not progress.is_spent(patience):
-            if stop.requested:
+            if stop.agreed(log.due(progress.step) or judge.due(progress.step)
+                           or keep.due(progress.step)):
                 raise SystemExit(_save_and_stop(run, states, progress, logs))
             with stopping.out_of_memory_told():
                 states, logs = run.step(states, record.next_batch(), key)
@@ -88,6 +95,7 @@ def _train(
                         _judge(run, states, progress, record)
                     if keep.due(progress.step):
                         _save(run, "latest", states, progress)
+                    processes.exchange()  # who does not write waits here, and not in a collective
         if progress.is_spent(patience):
             _save(run, "latest", states, progress)
     if progress.step >= config.total_steps or progress.is_spent(patience):
@@ -131,6 +139,8 @@ def _judge(run: start.Setup, states: Any, progress: start.Progress, record: Reco
 
 
 def _keep_predictions(run: start.Setup, which: str, step: int, predictions: Any) -> None:
+    if not processes.is_first():
+        return
     with replacing(run.workdir / f"val_predictions_{which}.npz") as partial:
         np.savez(partial, step=step, **predictions)
 
@@ -148,6 +158,8 @@ def _check(
     """Raises UserError where a loss, a gradient or (with the states) a weight is not finite."""
     if fault := stopping.fault_of(logs, states):
         step, why = stopping.cause_of(record.recent, run.films) or (step, stopping.LOWER)
+        # Each process has looked at its own films.
+        why = min(processes.exchange(why), key=lambda text: text.startswith(stopping.LOWER))
         raise UserError(
             f"{fault} at step {step}: {why}. {run.workdir} holds {run.checkpoints.newest()}"
         )

@@ -130,7 +130,7 @@ def _sha256(path: pathlib.Path) -> str:
 def read(
     folder: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], int]:
-    """Config (`names.guarded`), meta, {network: {params, batch_stats}} and step, as of a workdir's checkpoint.
+    """Config (`names.guarded`), meta, {network: {params, batch_stats}} and step.
 
     Raises:
       UserError: a file is missing, damaged, or of a later format.

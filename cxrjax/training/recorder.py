@@ -13,7 +13,7 @@ from clu import parameter_overview, profiler
 from tqdm import tqdm
 
 from cxrjax.names import program
-from cxrjax.training import devices, steps, validation, writers
+from cxrjax.training import devices, processes, steps, validation, writers
 from cxrjax.training.clock import Clock
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.start import Progress, Setup
@@ -41,16 +41,17 @@ class Recorder(contextlib.AbstractContextManager):
             print(f"going on with {run.workdir} at step {progress.step}")
         print(run.films.info.get("protocol", config.dataset.name))
         print(overview(states))
-        self._run, self._profile, self._calls = run, profile, 0
+        writes = processes.is_first()
+        self._run, self._profile, self._calls = run, profile and writes, 0
         self.recent: list[Call] = []  # since what came out of them was last looked at
-        self._writer = writers.Writer(run.workdir, progress.step)
+        self._writer = writers.Writer(run.workdir, progress.step) if writes else writers.Silent()
         self._clock = Clock(config.batch_size)
         _, self._rate = make_optimizer(
             dict(config.optimizer), dict(config.schedule), config.total_steps,
             config.steps_per_epoch,
         )
         self._bar = tqdm(total=config.total_steps, initial=progress.step, unit="step",
-                         mininterval=1.0, disable=None)
+                         mininterval=1.0, disable=None if writes else True)
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._bar.close()

@@ -13,8 +13,10 @@ from cxrjax.training import experiment
 
 SHOWN = 3  # ids in a message
 # May differ between a workdir and a command that goes on with it: they do not change the run.
-MAY_CHANGE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
-              "cache_in_memory", "log_every", "eval_batch_size", "keep", "patience", "on_hub")
+# The first of them may also differ between the processes of one training, on several machines.
+PER_MACHINE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
+               "cache_in_memory")
+MAY_CHANGE = (*PER_MACHINE, "log_every", "eval_batch_size", "keep", "patience", "on_hub")
 # Fields that runs of before have not, and the values that do what those runs did. An optimizer's
 # are those of each network's as well.
 ADDED: dict[str, Any] = {"dataset.reading": 1, "normalize.source": "",

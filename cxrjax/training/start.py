@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,13 +27,16 @@ from cxrjax.training import (
     batch_statistics,
     checkpoint,
     experiment,
+    processes,
     provenance,
     resume,
     steps,
     validation,
 )
+from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
-from cxrjax.training.workdir import write_text
+from cxrjax.training.state import to_tree
+from cxrjax.training.workdir import refuse_recalibrated, write_text
 
 
 @dataclasses.dataclass
@@ -109,7 +112,7 @@ def begin(
       UserError: whatever the user can mend.
     """
     workdir = pathlib.Path(workdir)
-    checkpoint.refuse_recalibrated(workdir)
+    refuse_recalibrated(workdir)
     saved = saved_config(workdir)
     config = resume.reading_as_before(config, saved)
     films = experiment.open_films(config)
@@ -119,6 +122,8 @@ def begin(
         logging.warning(said)
         config = FrozenConfigDict({**config.to_dict(), "monitor": monitor})
     as_json = experiment.config_json(config)
+    meta = experiment.make_meta(config, films)
+    processes.check_same(_of_the_run(as_json, meta))
     if saved is not None:
         resume.check_same_config(saved, as_json, str(workdir))
         if config.total_steps > saved["total_steps"]:
@@ -134,7 +139,6 @@ def begin(
         )
     mesh = steps.make_mesh()
     steps.check_batch_size(config.batch_size, mesh.size)
-    steps.check_batch_size(config.eval_batch_size, mesh.size, "eval_batch_size")
     scheme = scheme_of(config)
     iterator = _stream(config, films)
     _, step_key = steps.keys_of(config.seed)
@@ -145,6 +149,9 @@ def begin(
     validation.warn_of_idle_decoder(config, foreseen)
     evaluated: Callable = batch_statistics.as_they_are
     if config.get("recalibrate"):
+        if jax.process_count() > 1:
+            raise UserError("config.recalibrate is of one process: with several train without it, "
+                            "then recalibrate the run (--mode=recalibrate)")
         if hasattr(scheme, "prepare"):
             raise UserError(f"config.recalibrate: what the scheme {config.scheme.name} is trained "
                             "on is made once, by batch statistics that stay")
@@ -153,11 +160,14 @@ def begin(
         workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh, iterator=iterator,
         step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
         validate=validate, evaluated=evaluated,
-        checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)),
-        meta=experiment.make_meta(config, films),
+        checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)), meta=meta,
     )
     if setup.checkpoints.latest_step() is None:
-        states, progress = steps.replicate(first_states(config), mesh), Progress()
+        first = first_states(config)
+        if jax.process_count() > 1:
+            sums = checksums_of(to_tree(first))
+            processes.check_same({"the checksum of the first weights": checksum_of(sums)})
+        states, progress = steps.replicate(first, mesh), Progress()
         setup.meta["seen"] = provenance.account(config, films)
         warnings = provenance.not_judgeable(setup.meta["seen"], films, config.dataset.name)
         for said in [*warnings, *provenance.prepared_otherwise(config)]:
@@ -170,13 +180,24 @@ def begin(
             provenance.of_run(saved or config, meta),
             provenance.account(experiment.without_origins(config), films),
         )
-    write_text(workdir / "config.json", json.dumps(as_json, indent=1))
     # Only now, when what the run goes on from was read, is anything forgotten.
     best_steps = setup.checkpoints.forget_best_after(progress.step)
-    validation.forget_predictions_after(progress.step, workdir)
+    if processes.is_first():
+        write_text(workdir / "config.json", json.dumps(as_json, indent=1))
+        validation.forget_predictions_after(progress.step, workdir)
     if progress.best_step not in best_steps:  # its weights are gone: the next one is the best
         progress.best, progress.best_step = -math.inf, 0
     return _prepared(setup, states), states, progress
+
+
+def _of_the_run(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in every process of a training."""
+    own = {f"config.{k}": v for k, v in resume.flat(config).items() if k not in resume.PER_MACHINE}
+    return {
+        **own, **{f"the version of {k}": v for k, v in meta["versions"].items()},
+        "the fingerprint of the films": meta["dataset"].get("fingerprint"),
+        "the checksum of the films' ids": checksum_of(meta["ids"]),
+    }
 
 
 def _stream(config: Any, films: Films) -> Any:

@@ -1,12 +1,16 @@
-"""What a network in training is, and what is left of it for prediction."""
+"""What a network in training is, what is left of it for prediction, and both as plain trees."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import flax.serialization
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training import train_state
 
@@ -80,3 +84,38 @@ class EvalState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     ema_params: Any = None
+
+
+_PREDICTS = ("params", "batch_stats", "ema_params")  # of a state, what prediction needs
+
+
+def to_tree(states: Any) -> dict[str, Any]:
+    """States as nested dictionaries of arrays, without empty nodes."""
+    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(states))
+    return flax.traverse_util.unflatten_dict({k: v for k, v in flat.items() if v is not None})
+
+
+def from_tree(states: Any, tree: Mapping[str, Any]) -> Any:
+    """The inverse of `to_tree`, into the structure of `states`."""
+    flat = flax.traverse_util.flatten_dict(
+        flax.serialization.to_state_dict(states), keep_empty_nodes=True
+    )
+    restored = flax.traverse_util.flatten_dict(tree)
+    return flax.serialization.from_state_dict(
+        states, flax.traverse_util.unflatten_dict({k: restored.get(k, v) for k, v in flat.items()})
+    )
+
+
+def for_prediction(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights, batch statistics and averages of the networks among the states of `to_tree`."""
+    return {
+        name: {part: own[part] for part in _PREDICTS if part in own}
+        for name, own in tree.items() if "params" in own
+    }
+
+
+def of_this_process(array: Any) -> Any:
+    """Of an array that every device of several processes has whole a copy on the host."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(array)
+    return array

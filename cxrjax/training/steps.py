@@ -283,7 +283,8 @@ def scan_steps(step: Callable, unroll: bool | None = None) -> Callable:
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
     """A one-dimensional mesh, axis 'data', over all devices (or the given ones)."""
-    devices = devices or jax.devices()
+    # Each process's devices side by side, so that its share of a batch is one piece of it.
+    devices = devices or sorted(jax.devices(), key=lambda device: device.process_index)
     return jax.sharding.Mesh(
         np.asarray(devices), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
@@ -305,7 +306,12 @@ def shard(batch: Mapping[str, Any], mesh: jax.sharding.Mesh, axis: int = 0) -> d
 
 
 def shard_whole(array: np.ndarray, mesh: jax.sharding.Mesh) -> Array:
-    """An array that every process holds whole, split along its first axis over the mesh."""
+    """An array that every process holds whole, split along its first axis over the mesh.
+
+    What the devices do not divide is filled up with copies of the first film.
+    """
+    if missing := -len(array) % mesh.size:
+        array = np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
     sharding = NamedSharding(mesh, P("data"))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -317,8 +323,18 @@ def place(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Copies of all arrays on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Copies of all arrays on every device of the mesh; every process must hold the same ones."""
+    whole = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, whole)
+
+    def placed(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x  # it is there already
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
+
+    return jax.tree.map(placed, tree)
 
 
 def jit_steps(step: Callable, mesh: jax.sharding.Mesh, unroll: bool | None = None) -> Callable:
@@ -350,6 +366,17 @@ def jit_predict(
         return {n: {k: o[k] for k in keep if k in o} for n, o in outputs.items()}
 
     return jax.jit(run, in_shardings=(whole, split), out_shardings=whole)
+
+
+def ask(
+    predict: Callable, states: States, image: np.ndarray, mesh: jax.sharding.Mesh
+) -> dict[str, dict[str, np.ndarray]]:
+    """{name: {key: [B, ...]}} on the host, of image [B, H, W, C], for any B and number of devices.
+
+    `predict` is `jit_predict`'s, states `replicate`'s, the image the same in every process.
+    """
+    outputs = predict(states, shard_whole(image, mesh))
+    return {n: {k: np.asarray(v)[: len(image)] for k, v in o.items()} for n, o in outputs.items()}
 
 
 def answers_of(predict: Callable, states: Any, config: Any) -> list[str]:
@@ -410,11 +437,11 @@ def predict_all(
     """
     ids: list[str] = []
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
+    states = replicate(states, mesh)
     for batch, batch_ids in batches:
         real = np.asarray(batch["weight"]) > 0
-        outputs = predict(states, shard_whole(batch["image"], mesh))
-        for name, out in outputs.items():
-            kept = {key: np.asarray(value)[real] for key, value in out.items()}
+        for name, out in ask(predict, states, batch["image"], mesh).items():
+            kept = {key: value[real] for key, value in out.items()}
             if reduce is not None:
                 kept = reduce({key: np.asarray(value)[real] for key, value in batch.items()}, kept)
             for key, value in kept.items():

@@ -15,6 +15,7 @@ import numpy as np
 
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
+from cxrjax.training import processes
 
 
 @jax.jit
@@ -140,6 +141,16 @@ class StopRequest:
     def _note(self, *_: Any) -> None:
         self.requested = True
         self.forget()
+
+    def agreed(self, meeting: bool) -> bool:
+        """Whether to stop now: if it is requested here, or of several processes in any of them.
+
+        Args:
+          meeting: several processes ask each other now; every one of them says so alike.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        return meeting and any(processes.exchange("stop" if self.requested else ""))
 
     def forget(self) -> None:
         """Signals do again what they did before."""

@@ -35,9 +35,7 @@ class Validation:
 
     def foresee(self, states: Any) -> dict[str, float]:
         """The figures of a call, all 0, without asking the networks; shapes of states will do."""
-        image = jax.ShapeDtypeStruct(
-            (self._config.eval_batch_size, *self._config.image_shape), np.uint8
-        )
+        image = jax.ShapeDtypeStruct((self._mesh.size, *self._config.image_shape), np.uint8)
         outputs = jax.eval_shape(self._predict, states, image)
         names = quick_scores(
             self._labels, np.zeros_like(self._labels), self._config.task

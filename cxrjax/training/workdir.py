@@ -13,8 +13,28 @@ from collections.abc import Iterator
 import filelock
 
 from cxrjax.errors import UserError
+from cxrjax.models.weights import hub
+from cxrjax.training import published
 
 _LOCK, _HOLDER = ".lock", ".lock.json"
+NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
+
+
+def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
+    """Raises UserError where the workdir holds what `checkpoint.save_variables` wrote, or a published network.
+
+    A training would begin anew there and delete it.
+    """
+    if hub.is_reference(workdir) or published.is_published(workdir):
+        raise UserError(
+            f"{workdir} is a published network, in which no training runs: give another --workdir "
+            f"and --config.init_from={workdir}"
+        )
+    if (pathlib.Path(workdir) / "checkpoints" / NO_TRAINING).exists():
+        raise UserError(
+            f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
+            "another --workdir (and --config.init_from to start from its weights)"
+        )
 
 
 @contextlib.contextmanager
@@ -34,7 +54,7 @@ def only_writer(workdir: str | pathlib.Path) -> Iterator[None]:
     except filelock.Timeout:
         raise UserError(
             f"{workdir} is being written by another training ({_holder(workdir)}): wait for it, "
-            "end it, or give another --workdir"
+            f"end it, or give another --workdir{_of_many()}"
         ) from None
     except OSError as error:
         raise UserError(
@@ -49,6 +69,15 @@ def only_writer(workdir: str | pathlib.Path) -> Iterator[None]:
     finally:
         (workdir / _HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _of_many() -> str:
+    """What is to be said where a scheduler started several processes and none was told so."""
+    for program, variable in (("SLURM", "SLURM_NTASKS"), ("Open MPI", "OMPI_COMM_WORLD_SIZE")):
+        if (number := os.environ.get(variable, "")).isdigit() and int(number) > 1:
+            return (f". {program} started {number} processes: --coordinator=auto trains one run in "
+                    "all of them")
+    return ""
 
 
 def _holder(workdir: pathlib.Path) -> str:

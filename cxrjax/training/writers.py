@@ -47,6 +47,16 @@ class Writer:
         self._board.close()
 
 
+class Silent:
+    """In the place of a `Writer` where another process writes."""
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` (none without it); lines that are damaged are left out."""
     path, rows = pathlib.Path(workdir) / "metrics.jsonl", []

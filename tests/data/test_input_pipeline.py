@@ -94,6 +94,21 @@ def test_processes_share_the_films(monkeypatch, processes):
     assert sorted(seen) == list(range(16))
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_pieces_side_by_side_are_the_batches_of_one_process(monkeypatch, processes):
+    """Seventeen films, so that batches run across epochs; each state fits any number."""
+    whole, pieces = stream(5, seed=3), []
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    for index in range(processes):
+        monkeypatch.setattr("jax.process_index", lambda index=index: index)
+        data = films()
+        own = input_pipeline.train_iterator(data, data.splits["train"], 4, 2, seed=3)
+        own.set_state({"next_index": 1})
+        pieces.append([next(own)["image"][..., 0, 0, 0] for _ in range(4)])
+    for batch, *parts in zip(whole[1:], *pieces):
+        assert np.concatenate(parts, axis=1).reshape(-1).tolist() == batch
+
+
 def test_evaluation_pads_with_weight_zero_and_drops_nothing():
     data = films()
     batches = list(input_pipeline.eval_batches(data, np.arange(3, 10), 4))

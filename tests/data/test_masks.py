@@ -48,7 +48,7 @@ def black_on_nothing():
     palette(1 - INSIDE, [(255, 255, 255), (0, 0, 0)]),  # a gray picture with a palette
     coloured((255, 255, 255)), coloured((0, 0, 120)), coloured((0, 200, 0)).convert("RGBA"),
     alpha(), black_on_nothing(),
-], ids=str)
+], ids=lambda image: image.mode)
 def test_one_structure_however_it_was_written(tmp_path, image):
     image.save(tmp_path / "mask.png")
     mask = reading.read_mask(tmp_path / "mask.png")
@@ -72,7 +72,7 @@ def test_other_formats_and_smoothed_edges(tmp_path, kind):
     Image.fromarray(np.stack([LEFT * np.uint8(255), INSIDE * np.uint8(255) - LEFT * np.uint8(255),
                               Z], -1)),
     Image.fromarray(np.linspace(0, 255, 4800).reshape(60, 80).astype(np.uint8)),
-], ids=str)
+], ids=lambda image: image.mode)
 def test_three_where_two_are_expected(tmp_path, image):
     image.save(tmp_path / "mask.png")
     with pytest.raises(UserError, match="mask.png: a mask of .* is expected|two are expected"):

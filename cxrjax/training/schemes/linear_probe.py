@@ -90,7 +90,7 @@ def prepare(config: Any, films: Films, states: Any, mesh: jax.sharding.Mesh) -> 
     kept: dict[int, Any] = {}
     total = -(-len(positions) // size)
     for batch, ids in tqdm(batches, "encoding", total, unit="batch", disable=None):
-        out = compiled(state, steps.shard_whole(batch["image"], mesh))
+        out = steps.ask(compiled, state, batch["image"], mesh)
         vectors = np.asarray(out[name]["vector"], np.float32)
         for vector, label, film in zip(vectors, batch["label"], ids):
             position = int(positions[len(kept)])
