@@ -318,8 +318,8 @@ def shard_whole(array: np.ndarray, mesh: jax.sharding.Mesh) -> Array:
 
 def place(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
     """Shapes of arrays as those of arrays that every device of the mesh has whole."""
-    whole = NamedSharding(mesh, P())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes)
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -375,8 +375,8 @@ def ask(
 
     `predict` is `jit_predict`'s, states `replicate`'s, the image the same in every process.
     """
-    outputs = predict(states, shard_whole(image, mesh))
-    return {n: {k: np.asarray(v)[: len(image)] for k, v in o.items()} for n, o in outputs.items()}
+    found = predict(states, shard_whole(image, mesh))
+    return {n: {k: np.asarray(v)[: len(image)] for k, v in o.items()} for n, o in found.items()}
 
 
 def answers_of(predict: Callable, states: Any, config: Any) -> list[str]:

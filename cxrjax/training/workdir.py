@@ -21,7 +21,7 @@ NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go
 
 
 def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
-    """Raises UserError where the workdir holds what `checkpoint.save_variables` wrote, or a published network.
+    """Raises UserError where `checkpoint.save_variables` wrote, or a published network lies.
 
     A training would begin anew there and delete it.
     """
