@@ -318,8 +318,8 @@ def shard_whole(array: np.ndarray, mesh: jax.sharding.Mesh) -> Array:
 
 def place(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
     """Shapes of arrays as those of arrays that every device of the mesh has whole."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes)
+    whole = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -371,10 +371,9 @@ def jit_predict(
 def ask(
     predict: Callable, states: States, image: np.ndarray, mesh: jax.sharding.Mesh
 ) -> dict[str, dict[str, np.ndarray]]:
-    """{name: {key: [B, ...]}} on the host, of image [B, H, W, C], for any B and number of devices.
+    """{name: {key: [B, ...]}} on the host, of image [B, H, W, C]; any B, any number of devices.
 
-    `predict` is `jit_predict`'s, states `replicate`'s, the image the same in every process.
-    """
+    `predict` is `jit_predict`'s, states `replicate`'s; each process gives the same image."""
     found = predict(states, shard_whole(image, mesh))
     return {n: {k: np.asarray(v)[: len(image)] for k, v in o.items()} for n, o in found.items()}
 
