@@ -75,7 +75,8 @@ def _train(
     logs: dict[str, Any] = {}
     record = Recorder(run, states, progress, profile)
     full_disk = stopping.full_disk_told(run.workdir, run.checkpoints.newest)
-    with full_disk, run.checkpoints, record, stopping.StopRequest() as stop:
+    killed_reader = stopping.killed_reader_told(run.workdir, run.checkpoints.newest)
+    with full_disk, killed_reader, run.checkpoints, record, stopping.StopRequest() as stop:
         while progress.step < end and not progress.is_spent(patience):
             if stop.agreed(log.due(progress.step) or judge.due(progress.step)
                            or keep.due(progress.step)):

@@ -104,6 +104,21 @@ def full_disk_told(workdir: Any, newest: Callable[[], str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def killed_reader_told(workdir: Any, newest: Callable[[], str]) -> Iterator[None]:
+    """A process that reads films and was ended by somebody else, in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):  # grain's words
+            raise
+        raise UserError(
+            "a process that reads films (config.reading_processes) was ended from outside, as the "
+            "system does where memory is short: fewer of them, or config.reading_processes=0, take "
+            f"less. {workdir} holds {newest()}: the same command goes on from there"
+        ) from None
+
+
+@contextlib.contextmanager
 def out_of_memory_told() -> Iterator[None]:
     """Memory that does not suffice, in one line that says what to lower."""
     try:

@@ -243,3 +243,56 @@ def test_a_workdir_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         loop.train(toy_config(), pathlib.Path(tmp_path / "file" / "run"))
+
+
+READERS = """
+import os, signal, sys, threading, time
+from multiprocessing import active_children
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+from cxrjax.errors import UserError
+from cxrjax.training import checkpoint, loop
+from tests.training.test_loop import toy_config
+
+def kill():
+    while not checkpoint.steps_in(sys.argv[1], "latest") or not active_children():
+        time.sleep(0.01)
+    os.kill(active_children()[0].pid, signal.SIGKILL)
+
+if __name__ == "__main__":
+    config = toy_config(train_for="9000 steps", evaluate_every="9000 steps")
+    config.checkpoint_every = "40 steps"
+    config.reading_processes = 1
+    threading.Thread(target=kill, daemon=True).start()
+    try:
+        loop.train(config, sys.argv[1])
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_reading_process_that_is_killed_is_said(tmp_path):
+    script = tmp_path / "readers.py"
+    script.write_text(READERS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "run")], env=environment,
+                          capture_output=True, text=True, timeout=120)
+    last = done.stdout.splitlines()[-1]
+    assert "reading_processes) was ended from outside" in last, done.stdout + done.stderr
+    held = int(last.partition("holds the checkpoint of step ")[2].partition(":")[0])
+    assert held in checkpoint.steps_in(tmp_path / "run", "latest")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX permissions")
+def test_a_workdir_without_permission_is_said(tmp_path):
+    """As the user that owns nothing, since root may write anywhere."""
+    (tmp_path / "run").mkdir(mode=0o555)
+    script = (
+        "import os, sys\nfrom cxrjax.training.workdir import only_writer\n"
+        "from cxrjax.errors import UserError\nif os.geteuid() == 0: os.setuid(65534)\n"
+        "try:\n    with only_writer(sys.argv[1]): pass\nexcept UserError as e: print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "run"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                          capture_output=True, text=True)
+    assert "cannot be written (Permission denied): give a --workdir" in done.stdout, done.stderr

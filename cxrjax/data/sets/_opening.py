@@ -22,7 +22,7 @@ from cxrjax.data.sets._preparation import (
     readings,
     record_sizes,
 )
-from cxrjax.data.sets._records import FilmBuilder, PreparedSource
+from cxrjax.data.sets._records import FilmBuilder, PreparedSource, file_sums
 from cxrjax.data.sets.base import Account
 from cxrjax.errors import UserError
 from cxrjax.names import program
@@ -85,9 +85,20 @@ def open_prepared(
             f"{directory / RECORDS}: record files are missing or cut off: copy them again, or "
             f"delete {directory} and prepare again"
         )
+    sums = file_sums(directory, RECORDS)
+    for name, wanted in stored.get("files", {}).items():  # folders of before 0.2 have none
+        if sums.get(name) != wanted:
+            raise UserError(f"{directory / name} is missing, or not as it was prepared: copy it "
+                            f"again, or delete {directory} and prepare again")
     labels = tuple(stored.get("label_names", builder.labels))
     masks = tuple(stored.get("mask_names", builder.masks))
-    table = _columns.standard(_read_table(directory / TABLE, labels))
+    try:
+        table = _columns.standard(_read_table(directory / TABLE, labels))
+    except (OSError, ValueError, KeyError, IndexError, StopIteration, csv.Error) as error:
+        raise UserError(
+            f"{directory / TABLE} is missing or damaged ({type(error).__name__}: {error}): delete "
+            f"{directory} and prepare again"
+        ) from None
     try:
         source = PreparedSource(directory / RECORDS / builder.name / str(builder.VERSION))
     except Exception as error:

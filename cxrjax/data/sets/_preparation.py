@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cxrjax.data import parallel, preprocess, reading
 from cxrjax.data.sets._decoding import decode
 from cxrjax.data.sets._raw import Row, Scan, folder_of
-from cxrjax.data.sets._records import FilmBuilder, write_records
+from cxrjax.data.sets._records import FilmBuilder, file_sums, write_records
 from cxrjax.data.sets.base import Account, shortlist
 from cxrjax.errors import UserError
 
@@ -204,6 +204,7 @@ def prepare(
                 "fingerprint": digest,
                 "raw_dir": account.raw_dir,
                 "records": record_sizes(partial),
+                "files": file_sums(partial, RECORDS),
             }
             (partial / OPTIONS).write_text(json.dumps(facts, indent=1))
             partial.rename(directory)

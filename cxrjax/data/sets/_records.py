@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,12 @@ class PreparedSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self._films):
             raise IndexError(f"film {index} of {len(self._films)}")
-        record = self._films[index]
+        try:
+            record = self._films[index]
+        except Exception as error:  # array_record raises what Riegeli says of a damaged block
+            why = " ".join(str(error).split())[:160]
+            raise UserError(f"{self._directory}: the record of film {index} is damaged ({why}): "
+                            "copy the folder again, or delete it and prepare again") from None
         record["id"] = record["id"].decode()
         if "has_mask" in record:
             record["has_mask"] = bool(record["has_mask"])
@@ -133,6 +139,15 @@ class PreparedSource:
 
     def __repr__(self) -> str:
         return f"PreparedSource({self._directory})"
+
+
+def file_sums(directory: Path, records: str) -> dict[str, int]:
+    """{file: CRC-32 of what is in it} of a prepared folder, without the records, which have sizes
+    and checksums of their own."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file())
+    names = [p.relative_to(directory) for p in files]
+    return {str(n): zlib.crc32((directory / n).read_bytes())
+            for n in names if n.parts[0] != records}
 
 
 def refuse_foreign_features(path: Path) -> None:
