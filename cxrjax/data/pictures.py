@@ -171,7 +171,7 @@ def _flat(image: Image.Image) -> tuple[np.ndarray, float]:
     if not image.has_transparency_data:
         if image.mode not in ("L", "1", "LA"):
             colour = _colour(image)
-        return np.asarray(image if image.mode == "L" else image.convert("L")), colour
+        return np.array(image if image.mode == "L" else image.convert("L")), colour
     out = np.empty((image.height, image.width), np.uint8)
     seen = False
     for top in range(0, image.height, _STRIP):  # four bytes a pixel, four times over

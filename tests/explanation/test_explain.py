@@ -305,7 +305,7 @@ def test_without_another_finding_there_is_no_map_of_one():
 
 @pytest.fixture
 def restored(run, monkeypatch):
-    monkeypatch.setattr(explain, "restore", lambda workdir, which: run)
+    monkeypatch.setattr(explain, "restore", lambda workdir, which, **_: run)
     return run
 
 
