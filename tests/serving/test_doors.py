@@ -236,7 +236,7 @@ def test_what_was_prepared_before_serves_on_where_nothing_changed(tmp_path):
     given = deep_set(tmp_path / "raw", count=0)  # 8 bits: read alike by all
     account = sets.prepare(given | {"reading": 1})
     folder = pathlib.Path(account.directory)
-    for name, gone in (("options.json", ("reading",)),
+    for name, gone in (("options.json", ("reading", "files")),
                        ("account.json", ("ranges_guessed", "warned", "masks_empty"))):
         facts = json.loads((folder / name).read_text())
         for key in gone:
