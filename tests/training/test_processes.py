@@ -128,14 +128,18 @@ def test_killed_processes_lose_nothing(tmp_path, scheme, kills):
         run = tmp_path / f"run{number}"
         number += 1
         for _ in range(3):  # killed up to three times, then left to end
+            (run / ".lock.json").unlink(missing_ok=True)  # of those that were killed
             started = begin(2, "--mode=train", f"--config={CONFIG}" + f":{scheme}" * bool(scheme),
                             f"--workdir={run}")
             victim = draw.randrange(2)
-            at, since = draw.uniform(2.5, 9), time.monotonic()
+            # One that never came is waited for longer (`processes.START`): the two have met.
+            while not (run / ".lock.json").exists() and started[0].poll() is None:
+                time.sleep(0.02)
+            at, since = draw.uniform(0, 7), time.monotonic()
             while time.monotonic() - since < at and started[victim].poll() is None:
                 time.sleep(0.02)
             if started[victim].poll() is not None:
-                finish(started)
+                assert [status for status, *_ in finish(started)] == [0, 0]
                 break
             started[victim].send_signal(signal.SIGKILL)
             ended = time.monotonic()
@@ -150,6 +154,7 @@ def test_killed_processes_lose_nothing(tmp_path, scheme, kills):
             moments.append((victim, round(at, 1), steps[-1] if steps else 0, round(waited, 1)))
         train(2, run, scheme)
         jax.tree.map(np.testing.assert_array_equal, weights(run), weights(tmp_path / "whole"))
+        print(f"run {number}: {killed} kills so far", moments[-3:], flush=True)
     print(f"{killed} kills, (process, second, newest checkpoint, seconds to the end): {moments}")
 
 
