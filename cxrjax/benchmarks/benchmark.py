@@ -45,7 +45,7 @@ TURN_SECONDS = 0.8  # what one side computes before it is the other's turn
 
 def main(
     config: Any, against: str | None, models: str | None, size: int | None, batch: int | None,
-    repeats: int, output: str | None, what: str | None = None, films: int = 112_120,
+    repeats: int, output: str | None, what: str | None = None, films: int | None = None,
 ) -> int:
     """`--mode=benchmark`: a table in OUTPUT.md and OUTPUT.json; status 1 where something failed.
 
@@ -72,6 +72,8 @@ def main(
     for name in [] if config is not None else names:
         if name not in known:
             raise UserError(f"--models: unknown model {name!r}" + suggest(name, known))
+    if films and what != "scale":
+        raise UserError("--films is for --what=scale: the other benchmarks measure one batch")
     if what == "gpu":
         from cxrjax.benchmarks import gpu
 
@@ -79,7 +81,7 @@ def main(
     if what == "scale":
         from cxrjax.benchmarks import scale
 
-        return scale.main(output, films, size or scale.SIZE)
+        return scale.main(output, films or scale.FILMS, size or scale.SIZE)
     stem = pathlib.Path(output or "benchmark")
     stem = stem.with_suffix("") if stem.suffix in (".md", ".json") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)

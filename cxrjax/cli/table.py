@@ -217,7 +217,8 @@ FLAGS = (
     Flag("what", "benchmark", one_of("gpu", "scale"), "gpu: all that wants one; scale: a data set "
          "of ChestX-ray14's size, from films to report; into the folder --output", WHAT,
          not_with="config"),
-    Flag("films", "benchmark", COUNT, "films for --what=scale", WHAT, 112_120, only_with="what"),
+    Flag("films", "benchmark", COUNT, "films for --what=scale; 112,120 "
+         "by default", WHAT, only_with="what"),
     Flag("against", "benchmark", one_of("torch"), "the same network in PyTorch beside it", WHAT),
     Flag("size", "benchmark", COUNT, "side of the films, instead of the config's", WHAT),
     Flag("batch", "benchmark", COUNT, "films in a batch, instead of the config's", WHAT),
