@@ -45,7 +45,7 @@ def check_not_blank(shown: UInt8[np.ndarray, "h w"], how: str) -> None:
       shown: the film in 8-bit gray.
       how: how its values became gray, for the message.
     """
-    some = shown[:: max(1, shown.shape[0] // 64)]  # most films are clear from a part of their rows
+    some = _thinned(shown)  # most films are clear from a part of their pixels
     if _densest(some)[0] <= 1 - 2 * _BLANK_SHARE:
         return
     share, counts = _densest(shown)
@@ -62,9 +62,15 @@ def check_not_blank(shown: UInt8[np.ndarray, "h w"], how: str) -> None:
     )
 
 
+def _thinned(shown: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, of the shorter side some 64 to 127."""
+    step = max(1, min(shown.shape) // 64)
+    return shown[::step, ::step]
+
+
 def _densest(shown: np.ndarray) -> tuple[float, np.ndarray]:
     """(share of the pixels within the densest `_BLANK_LEVELS` gray levels, pixels of each level)"""
-    counts = np.array(Image.fromarray(shown).histogram()[:256])
+    counts = np.array(Image.fromarray(np.ascontiguousarray(shown)).histogram()[:256])
     sums = np.concatenate([[0], np.cumsum(counts)])
     densest = sums[_BLANK_LEVELS:] - sums[:-_BLANK_LEVELS]
     return float(densest.max() / shown.size), counts
@@ -124,8 +130,7 @@ def look(shown: UInt8[np.ndarray, "h w"], facts: Mapping[str, Any]) -> tuple[str
     """
     if min(shown.shape) < 64 or _unusual_view(facts):
         return ()
-    step = max(1, min(shown.shape) // 128)
-    small = Image.fromarray(np.ascontiguousarray(shown[::step, ::step]))
+    small = Image.fromarray(np.ascontiguousarray(_thinned(shown)))
     film = np.asarray(small.resize((32, 32), Image.Resampling.BOX), np.float32)
     flat = film.ravel()
     upright, turned, mean = (_CONTRASTS @ flat).tolist()

@@ -4,10 +4,11 @@ Everything is read from the evaluations' own files (report.json, predictions.csv
 with several networks contributes each of them. Runs whose configs differ in nothing but the seed
 are one experiment: its figures are means over the runs, with their standard deviation.
 
-The interval of a difference is a paired bootstrap: both sides are computed from the same resamples
-of films (of patients, where they are known), so that what is hard about a film cancels out. With
-several seeds a resample's figure is the mean over the runs. Intervals are about the films; how far
-seeds move a figure is what the standard deviation says.
+The interval of a difference is a paired one: what is hard about a film cancels out. For the mean
+AUROC it is a closed form (`intervals.paired_mean_auroc`), for the others a bootstrap, both sides
+computed from the same resamples of films (of patients, where they are known); with several seeds a
+resample's figure is the mean over the runs. Intervals are about the films; how far seeds move a
+figure is what the standard deviation says.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ def compare(
     counts = bootstrap.resample(len(first.ids), resamples, seed=0, cluster=first.clusters)
     figures = list(dict.fromkeys(f for run in networks for f in run.figures))
     samples = {entry.name: sample(entry, counts) for entry in entries}
+    areas = {entry.name: [intervals.areas(run.labels, run.ranks, run.clusters)
+                          for run in entry.runs] for entry in entries}
     result = {
         "split": split, "split_name": first.report["split_name"], "films": len(first.ids),
         "intervals": first.report["intervals"],
@@ -158,7 +161,7 @@ def compare(
                 "network": entry.runs[0].network,
                 "figures": {
                     f: {"mean": entry.mean(f), "sd": entry.spread(f), "values": entry.values(f),
-                        **_over_seeds(entry, f, samples[entry.name])}
+                        **_over_seeds(entry, f, samples[entry.name], areas[entry.name])}
                     for f in figures if entry.values(f)
                 },
                 "difference to the best": {}, "difference to the baseline": {},
@@ -171,15 +174,17 @@ def compare(
         best = max(there, key=lambda entry: entry.mean(figure))
         for other, what in ((best, "best"), (by_name.get(baseline), "baseline")):
             for entry in there if any(other is e for e in there) else ():
-                a, b = (samples[e.name][figure] for e in (entry, other))
-                low, high = bootstrap.difference(a, b)
                 value = entry.mean(figure) - other.mean(figure)
-                # Its own difference is none, and so not counted.
-                p = figures_of.p_value(a - b, value) if entry is not other else None
+                if figure == "macro AUROC":
+                    found = intervals.paired_mean_auroc(areas[entry.name], areas[other.name])
+                else:
+                    a, b = (samples[e.name][figure] for e in (entry, other))
+                    low, high = map(float, bootstrap.difference(a, b))
+                    found = {"low": low, "high": high, "p": figures_of.p_value(a - b, value)}
+                if entry is other:  # its own difference is none, and so not counted
+                    found["p"] = None
                 result["entries"][entry.name][f"difference to the {what}"][figure] = {
-                    what: other.name, "value": value, "low": float(low), "high": float(high),
-                    "p": p,
-                }
+                    what: other.name, **found, "value": value}
     for what in ("best", "baseline"):
         _correct(result["entries"], f"difference to the {what}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,11 +197,14 @@ def compare(
 
 
 def _over_seeds(
-    entry: Entry, figure: str, samples: Mapping[str, np.ndarray]
+    entry: Entry, figure: str, samples: Mapping[str, np.ndarray], areas: Sequence[intervals.Areas]
 ) -> dict[str, float]:
     """{'least', 'most', 'low', 'high'}: the range over the seeds, and the interval over films and
     seeds."""
-    ends = bootstrap.interval(samples[figure])
+    if figure == "macro AUROC":
+        ends = intervals.mean_auroc_interval([column for run in areas for column in run])
+    else:
+        ends = bootstrap.interval(samples[figure])
     found = intervals.over_seeds(entry.values(figure), *map(float, ends))
     return {key: found[key] for key in ("least", "most", "low", "high")}
 
@@ -280,15 +288,14 @@ def differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
 def sample(
     entry: Entry, counts: Float32[np.ndarray, "n r"]
 ) -> dict[str, Float[np.ndarray, " r"]]:
-    """Each figure of an entry in every resample: the mean over its runs."""
+    """Each figure of an entry but its AUROC in every resample: the mean over its runs."""
     every = [_sample_run(run, counts) for run in entry.runs]
     return {f: np.mean([own[f] for own in every], axis=0) for f in every[0]
             if all(f in own for own in every)}
 
 
 def _sample_run(run: SavedNetwork, counts: np.ndarray) -> dict[str, np.ndarray]:
-    areas = bootstrap.auroc(run.labels, run.ranks, counts)
-    out = {"macro AUROC": bootstrap.over_labels(areas, ranking.auroc(run.labels, run.ranks))}
+    out = {}
     if run.report["task"] == "multiclass":
         matrices = bootstrap.confusion(run.labels, run.scores, counts)
         decided = decisions.confusion_scores(matrices)

@@ -1,8 +1,8 @@
 """How the networks of one run differ on the same films: every pair, with p values for how many.
 
-The difference of the mean AUROC has the interval of the paired bootstrap and `figures.p_value`;
-that of each finding DeLong's of paired areas (`intervals.paired_auroc`). Holm's correction is over
-all differences of the section.
+Intervals and p values are DeLong's of paired areas, of a finding (`intervals.paired_auroc`) and of
+the mean over the findings (`paired_mean_auroc`). Holm's correction is over all differences of the
+section.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Shaped
 
 from cxrjax.evaluation.judge import positive_labels
-from cxrjax.metrics import bootstrap, figures, intervals, ranking
+from cxrjax.metrics import intervals
 from cxrjax.metrics.ranking import log_odds
 from cxrjax.tables import signed, table
 
 
 def between(
     labels: Float[np.ndarray, "n k"], logits: Mapping[str, Float[np.ndarray, "n k"]],
-    names: Sequence[str], task: str, counts: Float32[np.ndarray, "n r"],
-    patients: Shaped[np.ndarray, " n"] | None = None,
+    names: Sequence[str], task: str, patients: Shaped[np.ndarray, " n"] | None = None,
 ) -> list[dict[str, Any]]:
     """[{'a', 'b', 'of', 'value' (a - b), 'low', 'high', 'p', 'p Holm'}, ...] of every pair.
 
@@ -32,25 +31,17 @@ def between(
       logits: of each network.
       names: of the labels.
       task: 'multilabel' or 'multiclass'.
-      counts: from `bootstrap.resample`.
       patients: of each film; None where they are not known.
     """
     shown = positive_labels(names, task)
     truth = labels[:, shown]
     ranks = {n: log_odds(z, task)[:, shown] for n, z in logits.items()}
-    areas = {n: ranking.auroc(truth, s) for n, s in ranks.items()}
-    samples = {}
-    if len(logits) > 1 and len(shown) > 1:
-        samples = {n: bootstrap.over_labels(bootstrap.auroc(truth, s, counts), areas[n])
-                   for n, s in ranks.items()}
+    areas = {n: intervals.areas(truth, s, patients) for n, s in ranks.items()}
     rows = []
     for a, b in itertools.combinations(logits, 2):
-        if samples and np.isfinite(areas[a]).any():
-            value = float(np.nanmean(areas[a]) - np.nanmean(areas[b]))
-            low, high = bootstrap.difference(samples[a], samples[b])
-            p = figures.p_value(samples[a] - samples[b], value)
-            rows.append({"a": a, "b": b, "of": "mean over the findings", "value": value,
-                         "low": float(low), "high": float(high), "p": p})
+        if len(shown) > 1 and areas[a]:
+            own = intervals.paired_mean_auroc([areas[a]], [areas[b]])
+            rows.append({"a": a, "b": b, "of": "mean over the findings", **own})
         for k, label in enumerate(shown):
             own = intervals.paired_auroc(truth[:, k], ranks[a][:, k], ranks[b][:, k], patients)
             rows.append({"a": a, "b": b, "of": names[label], **own})

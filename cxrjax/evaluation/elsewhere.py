@@ -227,7 +227,7 @@ def _evaluate(
         "split": f"{asked['name']} {asked['split']}",
         "labels_version": films.info.get("labels_version", ""),
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
-        "films": len(ids), "intervals": f"bootstrap over {unit}s, 1,000 resamples",
+        "films": len(ids), "intervals": judge.INTERVALS.format(unit),
         "structures": [], "networks": judged,
         "elsewhere": {
             "dataset": asked["name"], "home": run.meta["dataset"].get("protocol", ""),

@@ -212,7 +212,7 @@ def _evaluate(
         "labels_version": films.info.get("labels_version", ""),
         "split_name": films.info.get("split", ""), "protocol": films.info.get("protocol", ""),
         "films": len(ids),
-        "intervals": f"bootstrap over {unit}s, 1,000 resamples",
+        "intervals": judge.INTERVALS.format(unit),
         "structures": list(films.masks),
         "cohort": cohort.describe(films, sets.account(options, films)), "probe": probed,
         "films shown": True,
@@ -245,7 +245,7 @@ def _evaluate(
             plot_worst(folder / f"masks_{name}.png", run, films, films.splits[split], name,
                        out["dice"], predict, mesh, mark(seen))
     result["differences"] = differences.between(
-        labels, logits, films.labels, films.task, counts, clusters
+        labels, logits, films.labels, films.task, clusters
     )
     result["made"] = circumstances.facts(run, films, clock)
     report.write(

@@ -18,6 +18,8 @@ _MACRO = {
     "accuracy": "accuracy", "macro_precision": "macro precision", "macro_recall": "macro recall",
     "macro_f1": "macro F1", "calibration_error": "ECE", "brier": "Brier",
 }
+# How a report made its intervals, of films of a {patient}.
+INTERVALS = "AUROC in closed form, the others by a bootstrap over {}s, 1,000 resamples"
 RULE = "f1"  # how thresholds are chosen where nothing else is asked for
 # What 'nothing found' is called where it is a label of its own (lower case, without blanks).
 HEALTHY = ("nofinding", "normal", "healthy")

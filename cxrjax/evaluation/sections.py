@@ -69,8 +69,8 @@ def _means(m: Figures) -> str:
                  "have no threshold: validation has films of one kind only, or none reaches what "
                  "was asked")
     if m.get("resamples", 1.0) < 1.0:
-        line += (f"; {m['resamples']:.1%} of the resamples could judge all of them, the interval "
-                 "is of these")
+        line += (f"; {m['resamples']:.1%} of the resamples could judge all of them, the intervals "
+                 "of all means but that of the AUROC are of these")
     return line + "."
 
 

@@ -16,7 +16,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         "apply_map", "brier", "brier_skill", "calibration_error", "fit_map", "reliability",
         "slope_and_intercept",
     ],
-    "intervals": ["auroc_interval", "holm", "over_seeds", "paired_auroc", "proportion_interval"],
+    "intervals": [
+        "areas", "auroc_interval", "holm", "mean_auroc_interval", "over_seeds", "paired_auroc",
+        "paired_mean_auroc", "proportion_interval",
+    ],
     "segmentation": ["dice", "hausdorff95", "iou"],
     "_common": ["mean_counted"],
 })

@@ -11,7 +11,8 @@ the 95% interval was made:
     ECE                                       the same, moved so that its mean is the value: what is
                                               resampled is always worse calibrated than the films
     calibration slope and intercept           a value only
-    macro means                               percentiles of the mean over the labels
+    mean AUROC over the labels                `intervals.mean_auroc_interval`
+    other macro means                         percentiles of the mean over the labels
     micro means                               of all answers together; patients as above
 
 All bootstraps of one judgement read the same resamples (`bootstrap.resample`).
@@ -75,7 +76,8 @@ def of_labels(
     Returns:
       {'labels': {name: {title: figure}}, 'macro': {title: figure}, 'micro': {title: figure}}. Means
       are over the labels with both kinds of films, those of decisions over the decided ones;
-      'resamples' of the mean AUROC is the share of them that could judge all of its labels.
+      'resamples' of the mean AUROC is the share of them that could judge all of its labels (the
+      intervals of the other means rest on those).
     """
     everyone = np.ones(len(labels), bool)
     log_odds = ranks if log_odds is None else log_odds
@@ -134,6 +136,9 @@ def of_labels(
         mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
         found = resampled(mean, bootstrap.over_labels(samples[title], value), counts_of, level)
         out["macro"][title] = {**found, "labels": int(np.isfinite(value).sum())}
+    low, high = intervals.mean_auroc_interval(
+        intervals.areas(labels, ranks, patients), level)
+    out["macro"]["AUROC"] |= {"low": low, "high": high, "method": AREA}
     means = bootstrap.over_labels(samples["AUROC"], values["AUROC"])
     out["macro"]["AUROC"]["resamples"] = float(np.isfinite(means).mean())
     out["micro"] = _micro(labels, ranks, total, np.stack(cells, axis=-1), decided, counts_of,

@@ -57,8 +57,66 @@ def auroc_interval(
       (nan, nan) where there is no positive or no negative film.
     """
     area, parts = _area(labels, scores, patients)
-    if parts is None:
+    return (np.nan, np.nan) if parts is None else _ends(area, parts, level)
+
+
+Areas = Sequence[tuple[float, Mapping[str, Any]]]
+
+
+def areas(
+    labels: Real[np.ndarray, "n k"],
+    scores: Real[np.ndarray, "n k"],
+    patients: Shaped[np.ndarray, " n"] | None = None,
+) -> Areas:
+    """The area under each ROC curve and what its error is made of, for the two functions below.
+
+    Args:
+      labels: 0, 1 or NaN (unknown: left out of that column only).
+      scores: on any scale, one for each column.
+      patients: of each film; None takes each film for a patient of its own.
+
+    Returns:
+      One item for each column that has films of both kinds.
+    """
+    found = [_area(y, s, patients) for y, s in zip(labels.T, scores.T)]
+    return [(area, parts) for area, parts in found if parts is not None]
+
+
+def mean_auroc_interval(found: Areas, level: Number = 0.95) -> tuple[float, float]:
+    """(low, high) of the mean of several areas of the same films.
+
+    How far each area's own interval reaches below and above, joined as errors are that go together
+    as theirs do (MOVER: Zou & Donner, Stat Med 2008):
+
+        low = mean(a) - sqrt(sum_jk r_jk (a_j - low_j) (a_k - low_k)) / K
+
+    and high likewise. r_jk is the correlation of the patients' parts in the errors of j and k.
+
+    Args:
+      found: `areas` of the films; those of several networks (seeds), one list after the other, have
+        the interval of the mean over all.
+      level: of the interval.
+
+    Returns:
+      (nan, nan) of none.
+    """
+    if not found:
         return np.nan, np.nan
+    values = np.array([area for area, _ in found])
+    ends = np.array([_ends(area, parts, level) for area, parts in found])
+    errors = np.stack([parts["by unit"] for _, parts in found])
+    spread = np.sqrt(np.sum(errors**2, axis=1))
+    errors = errors / np.where(spread > 0, spread, 1)[:, None]
+    together = errors @ errors.T
+    np.fill_diagonal(together, 1)  # also of a column without any error to correlate
+    mean = values.mean()
+    below, above = values - ends[:, 0], ends[:, 1] - values
+    reach = [float(np.sqrt(max(0.0, d @ together @ d))) / len(values) for d in (below, above)]
+    return max(0.0, float(mean - reach[0])), min(1.0, float(mean + reach[1]))
+
+
+def _ends(area: float, parts: Mapping[str, Any], level: Number) -> tuple[float, float]:
+    """The interval of `auroc_interval` from what `_area` found."""
     m, n = parts["m"], parts["n"]
     units = min(parts["positive units"], parts["negative units"]) - 1
     delong, clustered = parts["delong"], parts["clustered"]
@@ -222,16 +280,46 @@ def paired_auroc(
     the differences of the patients' parts (DeLong et al. 1988; Obuchowski 1997), with Student's t
     for the patients with a positive film. NaN throughout where the films cannot tell.
     """
-    one, a = _area(labels, scores, patients)
-    other, b = _area(labels, others, patients)
-    nothing = {"value": one - other, "low": np.nan, "high": np.nan, "p": np.nan}
-    if a is None or b is None or min(a["positive units"], a["negative units"]) < 2:
-        return nothing
-    value = one - other
-    error = np.sqrt(a["large"] * np.sum((a["by unit"] - b["by unit"]) ** 2))
-    freedom = min(a["positive units"], a["negative units"]) - 1
+    return paired_mean_auroc(*([areas(labels[:, None], s[:, None], patients)]
+                               for s in (scores, others)), level)
+
+
+def paired_mean_auroc(
+    ours: Sequence[Areas], theirs: Sequence[Areas], level: Number = 0.95
+) -> dict[str, float]:
+    """{value, low, high, p}: how much larger our mean AUROC is than theirs, on the same films.
+
+    A patient's part in the error of such a difference is that of its areas, added up; the variance
+    is that of the parts (`paired_auroc`), with Student's t. The degrees of freedom are
+    Satterthwaite's (1946) of the columns, each with its patients that have a positive film. NaN
+    throughout where a column has one such patient only: the films cannot tell.
+
+    Args:
+      ours: `areas` of each network whose mean is asked for. Several are the seeds of one
+        experiment; what differs from seed to seed is not in this interval.
+      theirs: likewise, of the same films, labels and patients.
+      level: of the interval.
+    """
+    sides = [ours, theirs]
+    if not sides[0][0]:
+        return dict.fromkeys(("value", "low", "high", "p"), np.nan)
+    means = [np.mean([[area for area, _ in run] for run in side]) for side in sides]
+    value = float(means[0] - means[1])
+    errors = [np.mean([[parts["by unit"] for _, parts in run] for run in side], axis=0)
+              for side in sides]
+    freedom = np.array([min(parts["positive units"], parts["negative units"]) - 1
+                        for _, parts in sides[0][0]])
+    if freedom.min() < 1:
+        return {"value": value, "low": np.nan, "high": np.nan, "p": np.nan}
+    large = np.sqrt([parts["large"] for _, parts in sides[0][0]])
+    errors = large[:, None] * (errors[0] - errors[1])
+    variances = np.sum(errors**2, axis=1)
+    error = float(np.sqrt(np.sum(errors.mean(axis=0) ** 2)))
+    if not error:  # the same answers, or answers that no film could tell apart otherwise
+        return {"value": value, "low": value, "high": value, "p": float(value == 0)}
+    freedom = np.sum(variances) ** 2 / np.sum(variances**2 / freedom)
     half = special.stdtrit(freedom, (1 + level) / 2) * error
-    p = 2 * special.stdtr(freedom, -abs(value) / error) if error else float(value == 0)
+    p = 2 * special.stdtr(freedom, -abs(value) / error)
     return {"value": value, "low": float(value - half), "high": float(value + half), "p": float(p)}
 
 

@@ -128,7 +128,11 @@ def test_intervals_are_those_of_a_slow_paired_bootstrap(tmp_path):
             low, high = np.percentile(
                 difference[name][:, k] - difference[own["best"]][:, k], [2.5, 97.5]
             )
-            np.testing.assert_allclose([own["low"], own["high"]], [low, high], atol=1e-9)
+            if figure == "macro AUROC":  # a closed form, see tests/metrics/test_intervals.py
+                assert own["high"] - own["low"] == pytest.approx(high - low, rel=0.3, abs=1e-12)
+                assert own["low"] < own["value"] < own["high"] or name == own["best"]
+            else:
+                np.testing.assert_allclose([own["low"], own["high"]], [low, high], atol=1e-9)
             mean = {n: result["entries"][n]["figures"][figure]["mean"] for n in ("a", "b")}
             assert own["value"] == mean[name] - max(mean.values())
 
@@ -279,9 +283,7 @@ def test_ten_seeds_of_five_configs_are_five_rows(tmp_path):
 
 def test_networks_of_one_run_are_compared_pair_by_pair():
     a, b = noisy(1, 1.0), noisy(2, 3.0)
-    counts = bootstrap.resample(FILMS, 100, seed=0, cluster=GROUPS)
-    rows = differences.between(TRUTH, {"a": a, "b": b, "c": a}, LABELS, "multiclass", counts,
-                               GROUPS)
+    rows = differences.between(TRUTH, {"a": a, "b": b, "c": a}, LABELS, "multiclass", GROUPS)
     assert len(rows) == 3 * 4
     found = {(r["a"], r["b"], r["of"]): r for r in rows}
     same = found["a", "c", "mean over the findings"]
@@ -294,4 +296,4 @@ def test_networks_of_one_run_are_compared_pair_by_pair():
     want = multipletests([r["p"] for r in rows], method="holm")[1]
     assert [r["p Holm"] for r in rows] == pytest.approx(want)
     assert "| a - b | mean over the findings | +" in "\n".join(differences.lines(rows))
-    assert differences.between(TRUTH, {"a": a}, LABELS, "multiclass", counts) == []
+    assert differences.between(TRUTH, {"a": a}, LABELS, "multiclass") == []

@@ -17,6 +17,11 @@ from cxrjax.metrics import bootstrap, intervals
 
 FILMS, POSITIVES, AREAS, KINDS = 1000, (5, 10, 20, 100), (0.7, 0.85, 0.95), ("films", "clusters")
 
+MEANS = tuple((kind, findings, area, positives) for kind in KINDS for findings in (3, 14)
+              for area in AREAS for positives in (5, 20, 100))
+HARD = tuple(("films, same films", findings, 0.85, positives) for findings in (3, 14)
+             for positives in (5, 20, 100))
+
 
 def draw(rng, positives, area, kind):
     """(labels, scores, patients) of one test set whose true area is `area`."""
@@ -32,6 +37,45 @@ def draw(rng, positives, area, kind):
     width = 1.5 if kind == "wide" else 1.0
     shift = special.ndtri(area) * np.sqrt(1 + width**2)
     return y, np.where(y == 1, shift + width * noise, noise), patients
+
+
+def draw_several(rng, positives, area, kind, findings):
+    """(labels [N, K], scores [N, K], patients): findings whose scores share half of their noise.
+
+    Each finding has films of its own; in 'clusters' all of them lie among the films of 40 patients.
+    'Same films' has all findings on the same ones.
+    """
+    kind, same = kind.removesuffix(", same films"), kind.endswith("same films")
+    shift, noise = special.ndtri(area) * np.sqrt(2), []
+    for _ in range(findings + 1):
+        y, s, patients = draw(rng, positives, area, kind)
+        noise.append(s - shift * y)
+    places = np.arange(FILMS)
+    if kind == "clusters":
+        ill = rng.permutation(FILMS // 5)[: FILMS // 25]
+        places = np.flatnonzero(np.isin(patients, ill))
+    y = np.zeros((FILMS, findings))
+    for k in range(findings):
+        chosen = places[:positives] if same else rng.permutation(places)[:positives]
+        y[chosen, k] = 1
+    s = np.sqrt(0.5) * (np.stack(noise[1:], axis=1) + noise[0][:, None])
+    return y, s + shift * y, patients
+
+
+def mean_cell(kind, area, positives, draws, bootstraps=0, findings=3):
+    """`cell` of the mean over some findings: {method: (coverage, mean width)}."""
+    rng = np.random.default_rng([positives, round(1000 * area), len(kind), findings])
+    counts = weights(kind.partition(",")[0])["percentile bootstrap"] if bootstraps else None
+    held: dict[str, list] = {}
+    for i in range(draws):
+        y, s, patients = draw_several(rng, positives, area, kind, findings)
+        found = {"ours": intervals.mean_auroc_interval(intervals.areas(y, s, patients))}
+        if i < bootstraps:
+            means = bootstrap.auroc(y, s, counts).mean(axis=1)
+            found["percentile bootstrap"] = tuple(np.nanpercentile(means, [2.5, 97.5]))
+        for name, (low, high) in found.items():
+            held.setdefault(name, []).append((low <= area <= high, high - low))
+    return {name: tuple(np.mean(rows, axis=0)) for name, rows in held.items()}
 
 
 def candidates(y, s, patients):
@@ -96,10 +140,11 @@ def cell(kind, area, positives, draws, bootstraps=0):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--means", action="store_true", help="the last table alone")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--bootstraps", type=int, default=500)
     options = parser.parse_args()
-    for kind in (*KINDS, "wide"):
+    for kind in () if options.means else (*KINDS, "wide"):
         print(f"\n{kind}")
         for area in AREAS:
             for positives in POSITIVES:
@@ -109,6 +154,14 @@ def main():
                     print("|" + " --- |" * (2 + len(found)))
                 cells = (f"{c:.3f} / {w:.3f}" for c, w in found.values())
                 print(f"| {area} | {positives} |", " | ".join(cells), "|", flush=True)
+    print("\nmean over findings")
+    for i, (kind, findings, area, positives) in enumerate((*MEANS, *HARD)):
+        found = mean_cell(kind, area, positives, options.draws, options.bootstraps, findings)
+        if not i:
+            print("| films | findings | AUROC | positives |", " | ".join(found), "|")
+            print("|" + " --- |" * (4 + len(found)))
+        cells = (f"{c:.3f} / {w:.3f}" for c, w in found.values())
+        print(f"| {kind} | {findings} | {area} | {positives} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,69 @@ def test_what_rests_on_few_positives_is_marked():
     assert not intervals.few({"positives": None})
 
 
+def test_the_interval_of_a_mean_of_areas():
+    rng = np.random.default_rng(3)
+    y = (rng.random((400, 2)) < 0.2).astype(float)
+    s = rng.normal(size=(400, 2)) + y
+    patients = np.repeat(np.arange(100), 4)
+    one = intervals.auroc_interval(y[:, 0], s[:, 0], patients)
+    single = intervals.areas(y[:, :1], s[:, :1], patients)
+    assert intervals.mean_auroc_interval(single) == pytest.approx(one, abs=1e-12)
+    # The same column twice tells nothing new; independent ones halve the variance.
+    assert intervals.mean_auroc_interval([*single, *single]) == pytest.approx(one, abs=1e-12)
+    both = intervals.areas(y, s)
+    apart = [intervals.auroc_interval(y[:, k], s[:, k]) for k in range(2)]
+    low, high = intervals.mean_auroc_interval(both)
+    whole = np.sqrt(sum((high - low) ** 2 for low, high in apart)) / 2
+    assert high - low == pytest.approx(whole, rel=0.1)
+    # A column of one kind of films is left out; without any there is no interval.
+    assert len(intervals.areas(np.stack([y[:, 0], np.zeros(400)], 1), s)) == 1
+    assert np.isnan(intervals.mean_auroc_interval([])).all()
+    ends = intervals.mean_auroc_interval(intervals.areas(y, y))
+    assert 0.9 < ends[0] < 1 and ends[1] == 1
+
+
+def test_the_difference_of_means_has_the_jackknifes_error():
+    rng = np.random.default_rng(4)
+    patients = np.repeat(np.arange(60), 5)
+    y = (rng.random((300, 3)) < 0.3).astype(float)
+    a, b, c = (rng.normal(size=(300, 3)) + k * y for k in (1.0, 0.5, 0.8))
+    y[:7, 1] = np.nan
+
+    def found(keep):
+        of = [intervals.areas(y[keep], s[keep], patients[keep]) for s in (a, b, c)]
+        return intervals.paired_mean_auroc([of[0]], of[1:])
+
+    own = found(np.ones(300, bool))
+    mean = [np.mean(ranking.auroc(y, s)) for s in (a, b, c)]
+    assert own["value"] == pytest.approx(mean[0] - (mean[1] + mean[2]) / 2, abs=1e-12)
+    without = np.array([found(patients != p)["value"] for p in range(60)])
+    error = np.sqrt(59 / 60 * np.sum((without - without.mean()) ** 2))
+    assert (own["high"] - own["low"]) / 2 / error == pytest.approx(1.96, rel=0.06)
+    one = intervals.paired_auroc(y[:, 0], a[:, 0], b[:, 0], patients)
+    sides = [[intervals.areas(y[:, :1], s[:, :1], patients)] for s in (a, b)]
+    assert intervals.paired_mean_auroc(*sides) == pytest.approx(one, abs=1e-12)
+    assert intervals.paired_mean_auroc(*sides[::-1])["value"] == pytest.approx(-one["value"])
+    assert np.isnan(intervals.paired_mean_auroc([[]], [[]])["p"])
+    alone = np.stack([y[:, 0], np.arange(300) == 4], axis=1).astype(float)  # one positive film
+    sides = [[intervals.areas(alone, s[:, :2], patients)] for s in (a, b)]
+    nothing = intervals.paired_mean_auroc(*sides)
+    assert np.isfinite(nothing["value"]) and np.isnan(nothing["low"]) and np.isnan(nothing["p"])
+
+
+@pytest.mark.parametrize("kind, findings, area, positives", [("films", 3, 0.85, 5),
+                                                             ("clusters", 3, 0.95, 20)])
+def test_the_interval_of_a_mean_holds_its_level(kind, findings, area, positives):
+    assert 0.91 < interval_coverage.mean_cell(kind, area, positives, 250, 0, findings)["ours"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, findings, area, positives", interval_coverage.MEANS)
+def test_the_interval_of_a_mean_is_within_its_band(kind, findings, area, positives):
+    held = interval_coverage.mean_cell(kind, area, positives, 2000, 0, findings)["ours"][0]
+    assert 0.93 < held < 0.97
+
+
 def test_interval_of_a_ratio_by_hand():
     # Donner & Zou: at zero variance of one it is the other's interval scaled.
     low, high = intervals.ratio_interval(0.8, 0.7, 0.9, 0.2, 0.2, 0.2)

@@ -384,7 +384,7 @@ class _Tally:
         return ["id", *columns, *labels, "has_mask", "height", "width", "kind", "phash", "content"]
 
     def line(self, row: Row, film: Mapping[str, Any]) -> list[str | int]:
-        labels = ["" if np.isnan(v) else f"{v:g}" for v in row.label]
+        labels = ["" if v != v else f"{v:g}" for v in row.label]
         keys = ("height", "width", "kind", "phash", "content")
         facts = [int(film["has_mask"]), *(film[k] for k in keys)]
         header = film.get("header", {})
