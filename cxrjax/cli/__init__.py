@@ -92,6 +92,7 @@ def _do(argv: list[str]) -> int | None:
     logging.use_absl_handler()
     # The libraries' INFO lines drown ours.
     logging.set_verbosity(logging.WARNING if verbosity is None else verbosity)
+    processes.come(*(arguments.get(k) for k in ("coordinator", "num_processes", "process_id")))
     module, _, name = MODES[mode].function.partition(":")
     with names.trusting(arguments.pop("trust", None)):
         return getattr(importlib.import_module(module), name)(**arguments)
