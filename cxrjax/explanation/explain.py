@@ -25,6 +25,7 @@ from cxrjax.names import suggest
 from cxrjax.training import devices, published
 from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run, restore
+from cxrjax.training.workdir import claim
 
 SHOWN = 3  # findings of a film that stands alone: its most probable ones
 
@@ -34,12 +35,12 @@ def main(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False, strict: bool = False, allow_seen: bool = False,
+    spread: bool = False, strict: bool = False, allow_seen: bool = False, overwrite: bool = False,
 ) -> int:
     """`--mode=explain`; status 1 if a film could not be read."""
     report, failures = explain(
         workdir, images, checkpoint, split, data_dir, output, config, method, threshold, network,
-        findings, max_films, finer, spread, strict, allow_seen,
+        findings, max_films, finer, spread, strict, allow_seen, overwrite=overwrite,
     )
     return films_on_disk.report_failures(failures, len(failures) + report.get("films", 0))
 
@@ -50,7 +51,7 @@ def explain(
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
     spread: bool = False, strict: bool = False, allow_seen: bool = False,
-    trust: str | Sequence[str] = (),
+    trust: str | Sequence[str] = (), overwrite: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -68,6 +69,7 @@ def explain(
       allow_seen: also films that the run, or what it came from, was trained or tuned on; the page
         says so.
       trust: modules outside of cxrjax that the run's config may name.
+      overwrite: whatever the folder holds, see `workdir.claim`.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
@@ -79,7 +81,9 @@ def explain(
     folder = published.output(workdir, output, "explain")
     run = restore(workdir, checkpoint, trust=trust)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
-    folder.mkdir(parents=True, exist_ok=True)
+    name = _dataset_options(run, config, data_dir)["name"]
+    what = pathlib.Path(images).expanduser().resolve() if images else f"{name}'s {split} split"
+    claim(folder, f"an explanation of {what}", [workdir], "explain.json", overwrite)
     devices.announce()
     if paths:
         films_on_disk.report_skipped(skipped)
@@ -90,7 +94,6 @@ def explain(
         films = provenance.open_films(run, data_dir)
     if split not in films.splits:
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
-    name = _dataset_options(run, config, data_dir)["name"]
     seen = provenance.refuse_seen(run, films, split, allow_seen, name)
     of_others = getattr(sets.module(name), "PUBLISHED_BOXES", ())
     boxes = _boxes(run, config, data_dir)
