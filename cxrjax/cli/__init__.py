@@ -6,6 +6,8 @@ the flags are right: a refused flag is answered in a tenth of a second.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -27,6 +29,7 @@ from cxrjax.names import suggest
 from cxrjax.training import processes
 
 __all__ = ["MODES", "main", "run"]
+STOPPED = 130  # the status after a Ctrl-C, as a shell says it
 _HELP = ("help", "h", "helpshort", "helpfull")  # absl's names for it, all one here
 
 
@@ -51,7 +54,7 @@ def _told(argv: Sequence[str]) -> int:
         # Threads may have work left to finish before the process ends: the next one ends it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("\n" * sys.stderr.isatty() + "stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def _fail(error: UserError) -> int:
@@ -89,6 +92,7 @@ def _do(argv: list[str]) -> int | None:
     logging.use_absl_handler()
     # The libraries' INFO lines drown ours.
     logging.set_verbosity(logging.WARNING if verbosity is None else verbosity)
+    processes.come(*(arguments.get(k) for k in ("coordinator", "num_processes", "process_id")))
     module, _, name = MODES[mode].function.partition(":")
     with names.trusting(arguments.pop("trust", None)):
         return getattr(importlib.import_module(module), name)(**arguments)
@@ -146,7 +150,21 @@ def run() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     processes.quiet_libraries(sys.argv)
     try:
-        sys.exit(main(sys.argv))
+        status = main(sys.argv)
     except BaseException as error:
         processes.end(None, error)
         raise
+    leave(status)
+
+
+def leave(status: int) -> None:
+    """Ends the process. Work that is done is not called stopped by a Ctrl-C that comes now."""
+    if status != STOPPED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(status)
+    # XLA's threads may still compute, and crash where Python is taken down around them.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(status)

@@ -249,6 +249,7 @@ FLAGS = (
     Flag("maps", "export", SWITCH, "it gives the heat maps, too", WHAT, False),
     Flag("resume", "predict", SWITCH, "go on with a table that was broken off, or whose folder "
          "has grown", OUT, False),
+    Flag("overwrite", "evaluate compare explain", SWITCH, "whatever the folder holds", OUT, False),
     Flag("overwrite", "export", SWITCH, "replace a file that is there", OUT, False),
     Flag("overwrite", "predict", SWITCH, "begin a new table where there is one", OUT, False,
          not_with="resume"),

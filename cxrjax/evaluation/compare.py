@@ -35,7 +35,7 @@ from cxrjax.metrics import bootstrap, decisions, intervals, ranking
 from cxrjax.metrics import figures as figures_of
 from cxrjax.names import suggest, trusting
 from cxrjax.training.resume import MAY_CHANGE, flat
-from cxrjax.training.workdir import write_text
+from cxrjax.training.workdir import claim, write_text
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.
 _COPY = re.compile(r"(?:teachers\.\w+\.config|networks\.\w+)\.(.+)")
@@ -70,12 +70,12 @@ class Entry:
 
 def main(
     workdirs: str | None, split: str = "test", output: str | None = None,
-    baseline: str | None = None, allow_seen: bool = False,
+    baseline: str | None = None, allow_seen: bool = False, overwrite: bool = False,
 ) -> None:
     """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
     folders = find_workdirs(workdirs)
     folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
-    compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen)
+    compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen, overwrite=overwrite)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())
     print(f"comparison: {folder / 'comparison.md'}")
@@ -111,6 +111,7 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
 def compare(
     workdirs: Sequence[pathlib.Path], split: str, folder: pathlib.Path, resamples: int = 1000,
     baseline: str | None = None, allow_seen: bool = False, trust: str | Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compares evaluated runs and writes the comparison.
 
@@ -122,6 +123,7 @@ def compare(
       baseline: an entry as the table names it, for differences to it beside those to the best.
       allow_seen: also runs that were judged on films that they had seen; their names say so.
       trust: modules outside of cxrjax that the runs may name as their data set.
+      overwrite: whatever the folder holds, see `workdir.claim`.
 
     Returns:
       What is in comparison.json.
@@ -144,6 +146,7 @@ def compare(
     by_name = {entry.name: entry for entry in entries}
     if baseline is not None and baseline not in by_name:
         raise UserError(f"--baseline: no entry {baseline!r}" + suggest(baseline, by_name))
+    claim(folder, f"a comparison on the {split} split", workdirs, "comparison.json", overwrite)
     first = networks[0]
     counts = bootstrap.resample(len(first.ids), resamples, seed=0, cluster=first.clusters)
     figures = list(dict.fromkeys(f for run in networks for f in run.figures))
@@ -187,7 +190,6 @@ def compare(
                     what: other.name, **found, "value": value}
     for what in ("best", "baseline"):
         _correct(result["entries"], f"difference to the {what}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.json", json.dumps(tables.finite(result), indent=1) + "\n")
     comparison_plots.plot_roc(folder / "roc.png", entries)
     if first.report["task"] == "multiclass":

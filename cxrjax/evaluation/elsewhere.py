@@ -32,6 +32,7 @@ from cxrjax.metrics.ranking import log_odds
 from cxrjax.names import program, suggest
 from cxrjax.training import devices, processes, published, steps
 from cxrjax.training.restored import Run, restore
+from cxrjax.training.workdir import claim
 
 PREPARED = ("image_size", "fit", "remove_artifacts", "reading")  # as at home
 
@@ -63,6 +64,7 @@ def evaluate(
     workdir: str | pathlib.Path | None, config: Any, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
     prevalence: float | None = None, allow_seen: bool = False, labels: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Judges a run on another data set and writes the report, to workdir/evaluation_NAME/<split>.
 
@@ -77,6 +79,7 @@ def evaluate(
       prevalence: PPV and NPV are given where this share of films is positive, too.
       allow_seen: judge it on films that it, or what it came from, was trained or tuned on.
       labels: names of the common labels that are judged, 'Effusion,Mass'; None: all.
+      overwrite: whatever the folder holds, see `workdir.claim`.
 
     Returns:
       The report as written to report.json.
@@ -107,7 +110,7 @@ def evaluate(
     name = re.sub(r"[^\w.-]+", "_", options["name"].strip(":"))
     folder = published.output(workdir, output, f"evaluation_{name}/{split}")
     folder = processes.scratch() or folder
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, f"an evaluation on {name}'s {split} split", [workdir], "report.json", overwrite)
     devices.announce()
     return _evaluate(run, answers, films, met, folder, prevalence, {
         "workdir": workdir, "which": which, "seen": seen, "said": said, "name": name,

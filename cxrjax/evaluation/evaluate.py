@@ -30,6 +30,7 @@ from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
 from cxrjax.training import devices, processes, published, steps
 from cxrjax.training.restored import Run, restore
+from cxrjax.training.workdir import claim
 
 
 def plot_worst(
@@ -77,7 +78,7 @@ def main(
     masks_from: str | None = None, tta: bool = False, operating_point: str | None = None,
     prevalence: float | None = None, allow_seen: bool = False, dataset: Any = None,
     labels: str | None = None, coordinator: str | None = None, num_processes: int | None = None,
-    process_id: int | None = None,
+    process_id: int | None = None, overwrite: bool = False,
 ) -> None:
     """`--mode=evaluate`: the report of a workdir's run on one split, with `--probe` the probe too.
 
@@ -92,7 +93,7 @@ def main(
             raise UserError(f"--{'probe' if probe else 'operating_point'} is of films at home: "
                             "elsewhere the thresholds are those that home chose")
         elsewhere.evaluate(workdir, dataset, checkpoint, split, data_dir, output, tta, prevalence,
-                           allow_seen, labels)
+                           allow_seen, labels, overwrite)
         return
     if split == "all":
         raise UserError("--split=all is for --dataset: at home the others were trained on")
@@ -112,6 +113,7 @@ def main(
         probing.check(run, films, split, masker or run)
     seen = refuse_seen(run, films, split, allow_seen)
     folder = processes.scratch() or folder
+    _claim(folder, workdir, split, overwrite)
     processes.check_same({"the step": run.step, "the split": split, "--tta": tta,
                           "--probe": probe, "the number of films": len(films.table["id"])})
     devices.announce()
@@ -134,7 +136,7 @@ def evaluate(
     workdir: str | pathlib.Path | None, which: str = "best", split: str = "test",
     data_dir: str | None = None, output: str | pathlib.Path | None = None, tta: bool = False,
     operating_point: str | None = None, prevalence: float | None = None, allow_seen: bool = False,
-    trust: str | Sequence[str] = (),
+    trust: str | Sequence[str] = (), overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluates every network of a run, and writes report, curves and predictions.
 
@@ -155,6 +157,7 @@ def evaluate(
       allow_seen: judge it on films that it, or what it came from, was trained or tuned on; the
         report says so.
       trust: modules outside of cxrjax that the run's config may name.
+      overwrite: whatever the folder holds, see `workdir.claim`.
 
     Returns:
       The report as written to report.json.
@@ -166,8 +169,16 @@ def evaluate(
     if operating_point:
         decisions.parse_rule(operating_point)
     seen = refuse_seen(run, films, split, allow_seen)
+    _claim(folder, workdir, split, overwrite)
     return _evaluate(run, films, workdir, which, split, folder, tta, operating_point, prevalence,
                      seen, data_dir)
+
+
+def _claim(
+    folder: pathlib.Path, workdir: str | pathlib.Path, split: str, overwrite: bool
+) -> None:
+    """What cannot be written, or would be written over, is known before the work."""
+    claim(folder, f"an evaluation on the {split} split", [workdir], "report.json", overwrite)
 
 
 def _open(run: Run, split: str, data_dir: str | None) -> Films:
@@ -186,7 +197,6 @@ def _evaluate(
     seen: str, data_dir: str | None = None, probed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     clock = circumstances.Clock()
-    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     mesh = steps.make_mesh()
     # The same program as in training: the same predictions, bit for bit.
     keep = ("logits", "mask_logits") if films.masks else ("logits",)

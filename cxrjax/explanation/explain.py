@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cxrjax.data import films_on_disk, reading, sets
+from cxrjax.data import films_on_disk, parallel, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
 from cxrjax.evaluation.answers import read_answers
-from cxrjax.explanation import gallery, heatmaps
+from cxrjax.explanation import gallery, heatmaps, kept
 from cxrjax.explanation import marked as marking
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options, choose
@@ -24,6 +25,7 @@ from cxrjax.names import suggest
 from cxrjax.training import devices, published
 from cxrjax.training.provenance import check_not_trained_on
 from cxrjax.training.restored import Run, restore
+from cxrjax.training.workdir import claim
 
 SHOWN = 3  # findings of a film that stands alone: its most probable ones
 
@@ -33,12 +35,12 @@ def main(
     data_dir: str | None = None, output: str | None = None, config: Any = None,
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
-    spread: bool = False, strict: bool = False, allow_seen: bool = False,
+    spread: bool = False, strict: bool = False, allow_seen: bool = False, overwrite: bool = False,
 ) -> int:
     """`--mode=explain`; status 1 if a film could not be read."""
     report, failures = explain(
         workdir, images, checkpoint, split, data_dir, output, config, method, threshold, network,
-        findings, max_films, finer, spread, strict, allow_seen,
+        findings, max_films, finer, spread, strict, allow_seen, overwrite=overwrite,
     )
     return films_on_disk.report_failures(failures, len(failures) + report.get("films", 0))
 
@@ -49,7 +51,7 @@ def explain(
     method: str = "grad_cam", threshold: int | float = 0.5, network: str | None = None,
     findings: str | None = None, max_films: int = 12, finer: int = 1,
     spread: bool = False, strict: bool = False, allow_seen: bool = False,
-    trust: str | Sequence[str] = (),
+    trust: str | Sequence[str] = (), overwrite: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
     """Explains films on disk, else the films of a split, in pictures and scores.
 
@@ -67,6 +69,7 @@ def explain(
       allow_seen: also films that the run, or what it came from, was trained or tuned on; the page
         says so.
       trust: modules outside of cxrjax that the run's config may name.
+      overwrite: whatever the folder holds, see `workdir.claim`.
 
     Returns:
       The report as written to explain.json ({} where no film could be read), and the films that
@@ -78,7 +81,9 @@ def explain(
     folder = published.output(workdir, output, "explain")
     run = restore(workdir, checkpoint, trust=trust)
     options = choose(run, network, method, threshold, findings, max_films, finer, spread)
-    folder.mkdir(parents=True, exist_ok=True)
+    name = _dataset_options(run, config, data_dir)["name"]
+    what = pathlib.Path(images).expanduser().resolve() if images else f"{name}'s {split} split"
+    claim(folder, f"an explanation of {what}", [workdir], "explain.json", overwrite)
     devices.announce()
     if paths:
         films_on_disk.report_skipped(skipped)
@@ -89,7 +94,6 @@ def explain(
         films = provenance.open_films(run, data_dir)
     if split not in films.splits:
         raise UserError(f"unknown split {split!r}" + suggest(split, films.splits))
-    name = _dataset_options(run, config, data_dir)["name"]
     seen = provenance.refuse_seen(run, films, split, allow_seen, name)
     of_others = getattr(sets.module(name), "PUBLISHED_BOXES", ())
     boxes = _boxes(run, config, data_dir)
@@ -151,20 +155,21 @@ def _style(run: Run, options: Options, fit: str, seen: str = "") -> gallery.Styl
 
 
 def _most_probable(
-    explanations: Sequence[Explanation], options: Options, number: int
-) -> dict[int, list[int]]:
-    """{finding: the films on its sheet}, the most probable first."""
-    probabilities = np.array([e.probabilities for e in explanations])
-    order = np.argsort(-probabilities, axis=0, kind="stable")[: options.max_films]
+    explanations: Iterable[Explanation], options: Options, number: int
+) -> tuple[list[Explanation], kept.Sheets]:
+    """See `kept.most_probable`."""
     wanted = range(number) if options.findings is None else options.findings
-    return {k: order[:, k].tolist() for k in wanted}
+    return kept.most_probable(explanations, wanted, options.max_films)
 
 
 def explain_paths(
     run: Run, options: Options, paths: Sequence[pathlib.Path], folder: pathlib.Path,
     strict: bool = False,
 ) -> tuple[dict[str, Any], films_on_disk.Failures]:
-    """Films on disk: each one's most probable findings, and a sheet for every finding."""
+    """Films on disk: each one's most probable findings, and a sheet for every finding.
+
+    A film's own pictures are made as it goes by.
+    """
     report: dict[str, Any] = {}
     failures: films_on_disk.Failures = []
     facts_of: films_on_disk.Facts = {}
@@ -172,30 +177,37 @@ def explain_paths(
     side, prepared = run.config.image_shape[0], run.config.dataset.to_dict()
     read = films_on_disk.read_all(paths, side, prepared, failures, facts_of, strict)
     films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
-    named = ((str(path), ready) for path, _, ready in films)
-    size = min(heatmaps.BATCH, len(paths))
-    explanations = list(
-        heatmaps.explain(run, compiled, run.states, named, size, _probabilities(run, options)))
+    stems = films_on_disk.picture_names(paths)
+    style = _style(run, options, run.config.dataset.get("fit", "stretch"))
+    pixels: collections.deque[np.ndarray] = collections.deque()  # of films that are being computed
+
+    def named() -> Iterator[tuple[str, np.ndarray]]:
+        for path, film, ready in films:
+            pixels.append(film)
+            yield str(path), ready
+
+    def drawn() -> Iterator[Explanation]:
+        size, probabilities = min(heatmaps.BATCH, len(paths)), _probabilities(run, options)
+        for e in heatmaps.explain(run, compiled, run.states, named(), size, probabilities):
+            film = pixels.popleft()
+            for k in options.findings or np.argsort(-e.probabilities, kind="stable")[:SHOWN]:
+                gallery.write_overlay(folder, stems[pathlib.Path(e.name)], style, film, e, int(k))
+            yield e
+
+    explanations, sheets = _most_probable(drawn(), options, len(run.meta["labels"]))
     version = reading.version_of(prepared)
     if explanations:
-        shown = [
-            (i, int(k))
-            for i, e in enumerate(explanations)
-            for k in (options.findings or np.argsort(-e.probabilities, kind="stable")[:SHOWN])
-        ]
         shots = gallery.Gallery(
             explanations,
             show=lambda i: reading.read_radiograph(explanations[i].name, version),
-            sheets=_most_probable(explanations, options, len(run.meta["labels"])),
-            overlays=shown,
+            sheets=sheets, overlays=(),
         )
-        fit = run.config.dataset.get("fit", "stretch")
         note = f"the {options.max_films} most probable of {len(explanations):,} films"
         if len(explanations) <= options.max_films:
             note = "most probable film first"
-        sheets = gallery.write_pictures(folder, shots, _style(run, options, fit), note)
+        names = gallery.write_pictures(folder, shots, style, note)
         facts = {"films": len(explanations), "source": "files"}
-        report = write_report(run, options, folder, facts, sheets, explanations)
+        report = write_report(run, options, folder, facts, names, explanations)
     print(f"{len(explanations):,} films explained: {folder}")
     films_on_disk.report_facts(facts_of, prepared)
     return report, failures
@@ -228,18 +240,28 @@ def explain_split(
     positions = marked.positions if boxes else films.splits[split]
     compiled, probabilities = _maps(run, options), _probabilities(run, options)
 
-    def explained(states: Any, what: str) -> list[Explanation]:
-        named = _records(films, positions, what)
-        return list(heatmaps.explain(run, compiled, states, named, probabilities=probabilities))
+    def explained(states: Any, what: str) -> Iterator[Explanation]:
+        named = _records(films, positions, what, run.config.threads)
+        return heatmaps.explain(run, compiled, states, named, probabilities=probabilities)
 
-    explanations = explained(run.states, options.network)
+    own, number = explained(run.states, options.network), len(films.labels)
+    if boxes:
+        cases = [c for c in marked.cases if options.findings is None or c[1] in options.findings]
+        sheets = {k: [f for f, g in cases if g == k][: options.max_films] for k in range(number)}
+        explanations = kept.for_boxes(own, marked, number, options.threshold, sheets)
+        note = f"the first {options.max_films} marked films of the {split} split"
+    else:
+        explanations, sheets = _most_probable(own, options, number)
+        note = f"the most probable of {len(explanations):,} films of the {split} split"
     facts = {
         "films": len(explanations), "source": split, "protocol": films.info.get("protocol", ""),
         **({"seen": seen} if seen else {}),
     }
     if boxes:
-        fresh = explained(heatmaps.fresh_states(run, seed=1), marking.RANDOM_WEIGHTS)
-        number = len(films.labels)
+        fresh = kept.for_boxes(
+            explained(heatmaps.fresh_states(run, seed=1), marking.RANDOM_WEIGHTS),
+            marked, number, options.threshold, {},
+        )
         systems = marking.judge_all(
             marked, options.network, explanations, fresh, number, options.threshold
         )
@@ -247,12 +269,6 @@ def explain_split(
             "boxes": len(marked.box), "boxes_left_out": marked.left_out,
             "systems": systems, "published": published,
         }
-        cases = [c for c in marked.cases if options.findings is None or c[1] in options.findings]
-        sheets = {k: [f for f, g in cases if g == k][: options.max_films] for k in range(number)}
-        note = f"the first {options.max_films} marked films of the {split} split"
-    else:
-        sheets = _most_probable(explanations, options, len(films.labels))
-        note = f"the most probable of {len(explanations):,} films of the {split} split"
     shots = gallery.Gallery(
         explanations,
         show=lambda i: films.source[int(positions[i])]["image"][..., 0],
@@ -268,7 +284,9 @@ def explain_split(
     return report
 
 
-def _records(films: Films, positions: np.ndarray, what: str) -> Iterator[tuple[str, np.ndarray]]:
-    for position in tqdm(positions, what, unit="film", disable=None):
-        record = films.source[int(position)]
+def _records(
+    films: Films, positions: np.ndarray, what: str, threads: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    read = parallel.ordered_map(lambda p: films.source[int(p)], positions, max(1, threads))
+    for record in tqdm(read, what, len(positions), unit="film", disable=None):
         yield str(record["id"]), record["image"]

@@ -123,6 +123,16 @@ class Gallery:
         return None if self.marked is None else self.marked.boxes(film, finding)
 
 
+def write_overlay(
+    folder: pathlib.Path, stem: str, style: Style, film: UInt8[np.ndarray, "h w"],
+    explanation: Explanation, finding: int, marked: Float[np.ndarray, "m 4"] | None = None,
+) -> None:
+    """Writes the picture of one finding on one film; `stem` names the film among all."""
+    path = folder / "overlays" / file_stem(style.labels[finding]) / f"{stem}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    overlay(style, film, explanation, finding, marked).save(path)
+
+
 def write_pictures(
     folder: pathlib.Path, gallery: Gallery, style: Style, note: str
 ) -> dict[str, str]:
@@ -135,10 +145,8 @@ def write_pictures(
     for film, findings in tqdm(by_film.items(), "overlays", unit="film", disable=None):
         pixels = gallery.show(film)
         for k in findings:
-            path = folder / "overlays" / file_stem(style.labels[k]) / f"{stems[film]}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            boxes = gallery.boxes(film, k)
-            overlay(style, pixels, gallery.explanations[film], k, boxes).save(path)
+            write_overlay(folder, stems[film], style, pixels, gallery.explanations[film], k,
+                          gallery.boxes(film, k))
     legend = [(drawing.PREDICTED, f"where the heat reaches {style.threshold:.0%} of its maximum")]
     if gallery.marked is not None:
         legend.append((drawing.MARKED, "marked in the data set"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,9 @@ SPOTS = 32  # at which the place of the cells is measured
 BATCH = 16  # gradients of all labels are held at once
 
 
+Regions = tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " 2"]]  # see `regions`
+
+
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """One film, explained.
@@ -46,14 +49,26 @@ class Explanation:
     Attributes:
       name: of the film.
       probabilities: of the K labels.
-      heat: a map per label on the network's square; above zero speaks for the label.
+      heat: a map per label on the network's square; above zero speaks for the label. Of a
+        `reduced` one {label: map}.
       mask: probability of each structure on the network's square, None without a decoder.
+      found: {label: `regions` of its map} of the maps that were judged and not kept.
     """
 
     name: str
     probabilities: Float[np.ndarray, " k"]
-    heat: Float[np.ndarray, "k h w"]
+    heat: Float[np.ndarray, "k h w"] | dict[int, Float[np.ndarray, "h w"]]
     mask: Float[np.ndarray, "s s m"] | None = None
+    found: Mapping[int, Regions] = dataclasses.field(default_factory=dict)
+
+    def reduced(
+        self, shown: Collection[int], judged: Collection[int] = (), threshold: int | float = 0.5
+    ) -> Explanation:
+        """The film with the maps of `shown` alone, and what is to be known of those `judged`."""
+        return Explanation(
+            self.name, self.probabilities, {k: self.heat[k].copy() for k in shown},
+            found={k: regions(self.heat[k], threshold) for k in judged},
+        )
 
 
 def choose_network(run: Run, network: str | None = None) -> str:
@@ -272,18 +287,24 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explains named films (as the network takes them) in order, `size` at a time.
 
-    `probabilities` makes them of logits; None: the network's own.
+    `probabilities` makes them of logits; None: the network's own. The next films are read while the
+    device computes.
 
     Raises:
       UserError: CAM was asked of a network that has none.
     """
-    own = functools.partial(ranking.probabilities, task=run.meta["task"])
+    own = probabilities or functools.partial(ranking.probabilities, task=run.meta["task"])
+    at_work = None
     for batch, names in input_pipeline.batches(films, size):
-        yield from _explain_batch(compiled, states, batch["image"], names, probabilities or own)
+        before, at_work = at_work, (compiled(states, batch["image"]), names)
+        if before is not None:
+            yield from _explain_batch(*before, own)
+    if at_work is not None:
+        yield from _explain_batch(*at_work, own)
 
 
-def _explain_batch(compiled, states, image, names, probabilities_of):
-    out = {k: np.asarray(v)[: len(names)] for k, v in compiled(states, image).items()}
+def _explain_batch(computed, names, probabilities_of):
+    out = {k: np.asarray(v)[: len(names)] for k, v in computed.items()}
     if "gap" in out and (out["gap"] > 1e-3 * (1 + np.abs(out["logits"]).max(1))).any():
         raise UserError(
             "this network has no CAM: its logits are not linear in its last map (ConvNeXt has a "

@@ -21,7 +21,7 @@ from cxrjax.metrics import localization
 
 RANDOM_POSITION, RANDOM_WEIGHTS = "random position", "randomised weights"
 OTHER_FINDING = "another finding's map"
-HeatOf = Callable[[int, int], Float[np.ndarray, "h w"]]
+FoundOf = Callable[[int, int], heatmaps.Regions]
 Judged = dict[str, localization.Scores]
 
 
@@ -86,23 +86,20 @@ def find_marked(
 
 def judge(
     marked: Marked,
-    heat_of: HeatOf,
+    found_of: FoundOf,
     number: int,
-    threshold: int | float,
     random_position: bool = False,
 ) -> Judged:
     """Scores by each rule of `localization`, of maps against the marked boxes.
 
     Args:
-      heat_of: (film, finding) -> its map.
+      found_of: (film, finding) -> the regions and the highest point of its map.
       number: of labels.
-      threshold: part of the map's maximum from which a region stands out.
       random_position: judge boxes of the maps' sizes at random places, and random points, instead.
     """
     found, points = {}, {}
     for film, finding in marked.cases:
-        regions, point = heatmaps.regions(heat_of(film, finding), threshold)
-        found[film, finding], points[film, finding] = regions, point
+        found[film, finding], points[film, finding] = found_of(film, finding)
     rows = list(zip(marked.film.tolist(), marked.finding.tolist()))
     predicted = [found[row] for row in rows]
     order = {row: i for i, row in enumerate(marked.cases)}
@@ -122,6 +119,22 @@ def judge(
     }
 
 
+def others(marked: Marked, number: int) -> dict[tuple[int, int], int | None]:
+    """{(film, finding): another finding, drawn at random, that is not marked on the film}.
+
+    None where all are.
+    """
+    rng = np.random.default_rng(0)
+    on_film: dict[int, set[int]] = {}
+    for film, finding in marked.cases:
+        on_film.setdefault(film, set()).add(finding)
+    drawn: dict[tuple[int, int], int | None] = {}
+    for film, finding in marked.cases:
+        rest = [k for k in range(number) if k not in on_film[film]]
+        drawn[film, finding] = int(rng.choice(rest)) if rest else None
+    return drawn
+
+
 def judge_all(
     marked: Marked,
     network: str,
@@ -137,27 +150,22 @@ def judge_all(
       explanations: of the films of `marked`, by the network.
       fresh: of the same films, by the network with random weights.
       number: of labels.
-      threshold: see `judge`.
+      threshold: part of the map's maximum from which a region stands out.
     """
-    rng = np.random.default_rng(0)
-    on_film: dict[int, set[int]] = {}
-    for film, finding in marked.cases:
-        on_film.setdefault(film, set()).add(finding)
-    other: dict[tuple[int, int], int] = {}
-    for film, finding in marked.cases:
-        rest = [k for k in range(number) if k not in on_film[film]]
-        if rest:
-            other[film, finding] = int(rng.choice(rest))
+    other = others(marked, number)
 
-    def own(film: int, finding: int) -> Float[np.ndarray, "h w"]:
-        return explanations[film].heat[finding]
+    def of(films: Sequence[Explanation]) -> FoundOf:
+        def found_of(film: int, finding: int) -> heatmaps.Regions:
+            known = films[film].found.get(finding)
+            return known or heatmaps.regions(films[film].heat[finding], threshold)
 
-    judged = {network: judge(marked, own, number, threshold)}
-    if len(other) == len(marked.cases):  # else some film has no finding that is not marked on it
-        judged[OTHER_FINDING] = judge(
-            marked, lambda f, k: own(f, other[f, k]), number, threshold
-        )
+        return found_of
+
+    own = of(explanations)
+    judged = {network: judge(marked, own, number)}
+    if None not in other.values():  # else some film has no finding that is not marked on it
+        judged[OTHER_FINDING] = judge(marked, lambda f, k: own(f, other[f, k]), number)
     return judged | {
-        RANDOM_WEIGHTS: judge(marked, lambda f, k: fresh[f].heat[k], number, threshold),
-        RANDOM_POSITION: judge(marked, own, number, threshold, random_position=True),
+        RANDOM_WEIGHTS: judge(marked, of(fresh), number),
+        RANDOM_POSITION: judge(marked, own, number, random_position=True),
     }

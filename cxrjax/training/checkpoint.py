@@ -27,6 +27,7 @@ from cxrjax.training import processes, published
 from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
 from cxrjax.training.state import for_prediction, from_tree, of_this_process, to_tree
+from cxrjax.training.stopping import is_shortage
 from cxrjax.training.workdir import NO_TRAINING, refuse_recalibrated
 
 WHICH = ("best", "latest")
@@ -163,6 +164,8 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
+            if processes.is_of_others(error):
+                raise
             self._unread.pop(which, None)
             free = shutil.disk_usage(self._workdir).free
             why = " ".join(str(error).split())[:300] or type(error).__name__
@@ -347,7 +350,11 @@ def _read(folder: pathlib.Path, step: int, wanted: Any = None) -> dict[str, Any]
             )))
     # Orbax and TensorStore raise nearly anything on cut, missing or changed files.
     except Exception as error:
+        if processes.is_of_others(error):
+            raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
+        if is_shortage(error):  # it may be sound, and is not to be set aside
+            raise UserError(f"the checkpoint {place} could not be read: {why}") from None
         raise Damaged(f"the checkpoint {place} is damaged: {why}") from None
     sums = restored.get("checksums", {})
     own = {name: checksum_of(restored[name]) for name in there if name != "checksums"}

@@ -7,7 +7,7 @@ the others with `exchange` before it acts: none may wait for one that went elsew
 
 A process that dies ends the others: its heartbeat stops, or the connection to process 0 breaks.
 JAX's library then aborts the process from a thread of its own; what is said there instead of its
-dump is one line.
+dump is one line. Until JAX has begun `meeting` does the same.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 from absl import logging
 
 from cxrjax.errors import UserError
+from cxrjax.training.meeting import Meeting
 
 AUTO = "auto"  # as a coordinator: what SLURM, Open MPI or the cloud says
 LOST = 3  # exit status of a process that another one's death ended
@@ -40,7 +41,8 @@ _VISIBLE = 30  # seconds in which a file of one machine must be seen by the othe
 _RAW = "CXRJAX_TRACEBACK"  # whoever sets it wants the libraries' own words
 
 _turn = itertools.count()
-_state: dict[str, Any] = {"joined": False, "line": b"", "handler": None, "scratch": None}
+_state: dict[str, Any] = {"joined": False, "line": b"", "handler": None, "scratch": None,
+                          "meeting": None}
 
 
 def quiet_libraries(argv: Sequence[str]) -> None:
@@ -50,6 +52,30 @@ def quiet_libraries(argv: Sequence[str]) -> None:
     """
     if any(word.lstrip("-").startswith("coordinator") for word in argv) and _RAW not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "4"  # whatever it was: JAX itself sets it to 1
+
+
+def come(
+    coordinator: str | None, num_processes: int | None = None, process_id: int | None = None,
+    wait: int = START,
+) -> None:
+    """Tells the other processes that this one is there, as early as it can; `join` waits for them.
+
+    From here on the death of one ends the others. Where somebody else says which processes there
+    are ('auto') he ends them as well.
+
+    Raises:
+      UserError: numbers that do not go together.
+    """
+    if coordinator is None or coordinator == AUTO or _state["meeting"] is not None:
+        return
+    if num_processes is None or process_id is None:
+        raise UserError("--coordinator=HOST:PORT needs --num_processes=N and --process_id=I (from "
+                        "0 to N - 1)")
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id}: of --num_processes={num_processes} they are "
+                        f"0 to {num_processes - 1}")
+    _say_at_abort(_lost())
+    _state["meeting"] = Meeting(coordinator, num_processes, process_id, wait, _end_with_line)
 
 
 def join(
@@ -71,24 +97,31 @@ def join(
     """
     if coordinator is None:
         return
-    import jax
-
     if coordinator == AUTO:
         if num_processes is not None or process_id is not None:
             raise UserError("--coordinator=auto finds the number of processes and this one's by "
                             "itself: leave --num_processes and --process_id out")
         where, options = "the coordinator", {}
     else:
-        _check(coordinator, num_processes, process_id, wait)
+        come(coordinator, num_processes, process_id, wait)
+        try:
+            _state["meeting"].wait()
+        except UserError:
+            _state["meeting"] = None
+            raise
         where = coordinator
         options = {"coordinator_address": coordinator, "num_processes": num_processes,
                    "process_id": process_id, "cluster_detection_method": "deactivate"}
+    import jax
+
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It takes SIGTERM for itself; here that saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
     _say_at_abort(f"not all processes came to {where} within {wait} s: start every one of them, "
                   "with its own --process_id, where that machine and port can be reached")
     try:
+        if process_id:
+            _until_it_listens(coordinator)
         jax.distributed.initialize(
             **options, initialization_timeout=wait, heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=_LONG,
@@ -115,39 +148,29 @@ def join(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         logging.set_verbosity(logging.ERROR)
     counts = exchange(str(jax.local_device_count()))
+    if _state["meeting"] is not None:
+        _state["meeting"].leave()  # all have joined: their heartbeats are heard
     if len(set(counts)) > 1:
         raise UserError(f"the processes have {', '.join(counts)} devices: every one must have as "
                         "many (CUDA_VISIBLE_DEVICES chooses some)")
 
 
-def _check(coordinator: str, number: int | None, process: int | None, wait: int) -> None:
-    """Raises UserError for what cannot be, and where no coordinator comes."""
-    if number is None or process is None:
-        raise UserError("--coordinator=HOST:PORT needs --num_processes=N and --process_id=I (from "
-                        "0 to N - 1)")
-    if not 0 <= process < number:
-        raise UserError(f"--process_id={process}: of --num_processes={number} they are "
-                        f"0 to {number - 1}")
+def _until_it_listens(coordinator: str) -> None:
+    """Waits for JAX's service in process 0, which may still import: JAX itself asks again late.
+
+    That process 0 is alive is watched elsewhere.
+    """
     host, _, port = coordinator.rpartition(":")
-    host = host.strip("[]")
-    end = time.monotonic() + wait
     while True:
         try:
-            if process == 0:
-                socket.getaddrinfo(host, port)
-            else:
-                socket.create_connection((host, int(port)), timeout=5).close()
-            return
-        except socket.gaierror as error:
-            raise UserError(f"--coordinator={coordinator}: no machine of that name is known here "
-                            f"({error.strerror})") from None
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"--coordinator={coordinator}: process 0 did not answer there within {wait} s "
-                    f"({error.strerror or error}): start it, and see that the port can be reached"
-                ) from None
-            time.sleep(0.5)
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+
+
+def _end_with_line() -> None:
+    os.write(2, _state["line"])
+    os._exit(LOST)
 
 
 def _lost() -> str:
@@ -164,8 +187,7 @@ def _say_at_abort(line: str) -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(_: int) -> None:
-        os.write(2, _state["line"])
-        os._exit(LOST)
+        _end_with_line()
 
     _state["handler"] = handler  # C has its address only: it must not be collected
     # Python's own handlers run in the main thread, and after the abort there is none.
@@ -268,7 +290,7 @@ def end(status: int | None, error: BaseException | None = None) -> None:
         return
     if error is not None:
         status = 1
-        if _is_of_others(error) and _RAW not in os.environ:
+        if is_of_others(error) and _RAW not in os.environ:
             print(_state["line"].decode(), end="", file=sys.stderr)
             status = LOST
         else:
@@ -278,11 +300,11 @@ def end(status: int | None, error: BaseException | None = None) -> None:
     os._exit(status or 1)
 
 
-def _is_of_others(error: BaseException) -> bool:
-    """Whether a computation failed because another process is gone."""
+def is_of_others(error: BaseException) -> bool:
+    """Whether something failed because another process is gone: it is to be raised as it is."""
     said = str(error).lower()
     # JAX gives errors of what it computed in the background as ValueError too.
-    return isinstance(error, RuntimeError | ValueError) and any(
+    return _state["joined"] and isinstance(error, RuntimeError | ValueError) and any(
         word in said for word in ("gloo", "nccl", "unavailable", "aborted", "closed by peer",
                                   "heartbeat", "coordination")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,6 +132,23 @@ def out_of_memory_told() -> Iterator[None]:
             "config.model.remat=true or config.model.dtype=bfloat16 where the network has them "
             f"({' '.join(str(error).split())[:160]})"
         ) from None
+
+
+_SHORT = (errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_SHORT_WORDS = ("resource_exhausted", "out of memory", "permission_denied",
+                *(os.strerror(number).lower() for number in _SHORT))
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether something could not be read for want of memory, handles or permission.
+
+    Then nothing is known of what was to be read. Libraries hand on the system's words in errors of
+    their own.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORT:
+        return True
+    said = str(error).lower()
+    return any(word in said for word in _SHORT_WORDS)
 
 
 class StopRequest:

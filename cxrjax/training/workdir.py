@@ -8,7 +8,8 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import filelock
 
@@ -17,6 +18,7 @@ from cxrjax.models.weights import hub
 from cxrjax.training import published
 
 _LOCK, _HOLDER = ".lock", ".lock.json"
+_CLAIM = ".cxrjax.json"  # in a folder of results: what they are, and of which runs
 NO_TRAINING = "no_training.txt"  # beside a checkpoint that a training cannot go on from
 
 
@@ -107,3 +109,50 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
     """Writes a text file whole: whoever reads it sees the old or the new one."""
     with replacing(path) as partial:
         partial.write_text(text)
+
+
+def claim(
+    folder: pathlib.Path, what: str, runs: Sequence[str | pathlib.Path], main_file: str,
+    overwrite: bool = False,
+) -> None:
+    """Makes a folder for results; one that holds anything else is not written over in silence.
+
+    The rule: a folder may be new, empty, or hold the same kind of results of the same runs, which
+    are then renewed. Others are refused, but for those that lie in the workdir of the only run:
+    there it is said what they give way to.
+
+    Args:
+      folder: to write to.
+      what: 'the evaluation of the test split', ...
+      runs: workdirs that the results are of.
+      main_file: by which results of before 0.2 are known; they are taken for these.
+      overwrite: whatever the folder holds.
+
+    Raises:
+      UserError: it holds something else (says what), or nothing can be written there.
+    """
+    own = {"what": what, "runs": sorted(str(pathlib.Path(run).resolve()) for run in runs)}
+    there = sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else []
+    if there and not overwrite:
+        theirs = _claimed(folder) or (own if main_file in there else None)
+        home = pathlib.Path(own["runs"][0])
+        if len(own["runs"]) == 1 and home in (folder.resolve(), *folder.resolve().parents):
+            if theirs and theirs != own:
+                print(f"{folder}: {what} takes the place of {theirs['what']}")
+        elif theirs is None:
+            raise UserError(f"{folder} holds other files ({there[0]}, ...): give another --output, "
+                            "or --overwrite")
+        elif theirs != own:
+            raise UserError(f"{folder} holds {theirs['what']} ({', '.join(theirs['runs'])}): "
+                            "--overwrite replaces it, or give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / _CLAIM, json.dumps(own))
+
+
+def _claimed(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What `claim` wrote there; None where it did not, or somebody else after it."""
+    try:
+        found = json.loads((folder / _CLAIM).read_text())
+        return {"what": f"{found['what']}", "runs": [f"{run}" for run in found["runs"]]}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None

@@ -5,7 +5,8 @@ By hand, with what is printed (kinds, seed and moments) to be quoted:
     pytest -s -m slow tests/training/test_kills.py
 
 CXRJAX_KILLS is how often each kind is killed (14), CXRJAX_PROCESSES how many processes train
-together (1), CXRJAX_SEED that of the moments (0).
+together (1), CXRJAX_STEPS for how long (120 steps), CXRJAX_SEED is that of the moments (0). Of
+several processes one is killed, and the others must end by themselves with one line.
 """
 
 import os
@@ -20,12 +21,13 @@ import jax
 import numpy as np
 import pytest
 
-from cxrjax.training import checkpoint
+from cxrjax.training import checkpoint, processes
 
 KILLS = int(os.environ.get("CXRJAX_KILLS", 14))
 PROCESSES = int(os.environ.get("CXRJAX_PROCESSES", 1))
 SEED = int(os.environ.get("CXRJAX_SEED", 0))
-STEPS = 120
+STEPS = int(os.environ.get("CXRJAX_STEPS", 120))
+MET = 3  # seconds by which processes have met: one that is dead by then is waited for longer
 # Tiny networks on the phantom; a save every 3 steps, so that many a moment lies within one.
 COMMON = [
     "--config.dataset.num_train=48", "--config.dataset.num_val=16", "--config.dataset.num_test=8",
@@ -70,11 +72,17 @@ class Training:
             return file.read()
 
     def kill(self, which):
-        """SIGKILL to one of them; the others, which end by themselves within a minute, too."""
+        """SIGKILL to one of them; the others end by themselves. Gives the seconds that it takes."""
+        met, killed = time.monotonic() - self.start > MET, time.monotonic()
         self.processes[which].send_signal(signal.SIGKILL)
         for process in self.processes:
-            process.kill()
-            process.wait()
+            if not met:
+                process.kill()
+            status = process.wait(timeout=60)
+            # Whoever was done already is not ended by another.
+            assert status in (-signal.SIGKILL, processes.LOST, 0), (status, self.said())
+        assert "Traceback" not in self.said() and self.said().count("error: ") <= 1, self.said()
+        return time.monotonic() - killed
 
     def finish(self):
         assert [p.wait() for p in self.processes] == [0] * PROCESSES, self.said()
@@ -132,13 +140,14 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(kind, tmp_path):
             training.finish()
             runs.append(tmp_path / f"run{len(runs)}")
             continue
-        saving = is_saving(workdir)
-        training.kill(moments.randrange(PROCESSES))
+        saving, at = is_saving(workdir), time.monotonic() - training.start
+        ended = training.kill(victim := moments.randrange(PROCESSES))
         rows.append(f"{kind}, seed {SEED}: kill {len(rows) + 1:2} {how:5} "
-                    f"{time.monotonic() - training.start:5.2f} s after its start, from step "
+                    f"{at:5.2f} s after its start, from step "
                     f"{(before or [0])[0]:3} on, newest then "
                     f"{(checkpoint.steps_in(workdir, 'latest') or [0])[-1]:3}"
-                    + ", inside a save" * saving)
+                    + ", inside a save" * saving
+                    + f"; process {victim}, the other ended {ended:.1f} s later" * (PROCESSES > 1))
         print(rows[-1], flush=True)
     Training(kind, runs[-1]).finish()
     for workdir in runs:

@@ -1,5 +1,6 @@
 """A run is not lost: damaged checkpoints, two writers, full disks, bad films, changed films."""
 
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cxrjax.errors import UserError
@@ -107,6 +109,24 @@ def test_what_cannot_be_read_back_deletes_nothing(run, monkeypatch):
     with pytest.raises(UserError, match="planted"):
         loop.train(config, run)
     assert {4, 8} <= set(checkpoint.steps_in(run, "latest"))
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), OSError(errno.EMFILE, "Too many open files"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+    ValueError("NOT_FOUND: Error opening file: Permission denied"),
+])
+def test_a_machine_that_is_short_of_something_damages_nothing(run, monkeypatch, error):
+    def short(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", short)
+        with pytest.raises(UserError, match="latest/8 could not be read: .") as told:
+            loop.train(toy_config(), run)
+        assert not isinstance(told.value, checkpoint.Damaged)
+    assert checkpoint.steps_in(run, "latest") == [4, 8]
+    assert not (run / "checkpoints" / "damaged").exists()
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "val_predictions_best.npz"])
@@ -243,6 +263,47 @@ def test_a_workdir_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         loop.train(toy_config(), pathlib.Path(tmp_path / "file" / "run"))
+
+
+def test_results_of_others_are_not_written_over(tmp_path, capsys):
+    out, run, mine = (tmp_path / name for name in ("out", "run", "mine"))
+    judged = ("an evaluation on the test split", [run], "report.json")
+    for _ in range(2):  # the second time renews it
+        workdir.claim(out, *judged)
+        (out / "report.json").write_text("{}")
+    others = [("an evaluation on the val split", [run], "report.json"),
+              ("an evaluation on the test split", [tmp_path / "other"], "report.json"),
+              ("a comparison on the test split", [run, tmp_path / "other"], "comparison.json")]
+    for other in others:
+        with pytest.raises(UserError, match=r"out holds an evaluation on the test split .*/run.: "
+                                            "--overwrite replaces it, or give another --output"):
+            workdir.claim(out, *other)
+    for _ in range(2):
+        workdir.claim(out, *others[1], overwrite=_ == 0)
+    mine.mkdir()
+    (mine / ".DS_Store").write_text("")
+    workdir.claim(mine, *judged)
+    (mine / ".cxrjax.json").unlink()
+    (mine / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="mine holds other files .thesis.tex, .*--overwrite"):
+        workdir.claim(mine, *judged)
+    (mine / "report.json").write_text("{}")  # of an earlier version
+    workdir.claim(mine, *judged)
+    for damaged in ("[", "[]", "{}", "null"):
+        (mine / ".cxrjax.json").write_text(damaged)
+        (mine / "report.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match="mine holds"):
+            workdir.claim(mine, *judged)
+    assert capsys.readouterr().out == ""
+
+
+def test_results_in_a_workdir_give_way_and_it_is_said(tmp_path, capsys):
+    place = tmp_path / "run" / "explain"
+    for what in ("films/a", "films/a", "films/b"):
+        workdir.claim(place, f"an explanation of {what}", [tmp_path / "run"], "explain.json")
+        (place / "explain.json").write_text("")
+    assert capsys.readouterr().out == (
+        f"{place}: an explanation of films/b takes the place of an explanation of films/a\n")
 
 
 READERS = """
