@@ -57,7 +57,7 @@ def auroc_interval(
       (nan, nan) where there is no positive or no negative film.
     """
     area, parts = _area(labels, scores, patients)
-    return (np.nan, np.nan) if parts is None else _ends(area, parts, level)
+    return mean_auroc_interval([] if parts is None else [(area, parts)], level)
 
 
 Areas = Sequence[tuple[float, Mapping[str, Any]]]
@@ -85,12 +85,12 @@ def areas(
 def mean_auroc_interval(found: Areas, level: Number = 0.95) -> tuple[float, float]:
     """(low, high) of the mean of several areas of the same films.
 
-    How far each area's own interval reaches below and above, joined as errors are that go together
-    as theirs do (MOVER: Zou & Donner, Stat Med 2008):
+    All means t that the areas' mean a does not contradict, as in `auroc_interval`:
 
-        low = mean(a) - sqrt(sum_jk r_jk (a_j - low_j) (a_k - low_k)) / K
+        |a - t| <= q sqrt(sum_jk r_jk s_j s_k) / K,   s_k^2 = f_k d_k V_k(t)
 
-    and high likewise. r_jk is the correlation of the patients' parts in the errors of j and k.
+    r_jk is the correlation of the patients' parts in the errors of areas j and k; f_k moves the
+    variance of the model at t towards the one that the films show for area k.
 
     Args:
       found: `areas` of the films; those of several networks (seeds), one list after the other, have
@@ -102,38 +102,36 @@ def mean_auroc_interval(found: Areas, level: Number = 0.95) -> tuple[float, floa
     """
     if not found:
         return np.nan, np.nan
-    values = np.array([area for area, _ in found])
-    ends = np.array([_ends(area, parts, level) for area, parts in found])
+    mean = float(np.mean([area for area, _ in found]))
+    factors, freedom = [], []
+    for area, parts in found:
+        units = min(parts["positive units"], parts["negative units"]) - 1
+        delong, clustered = parts["delong"], parts["clustered"]
+        known = 0 < mean < 1 and 0 < area < 1 and np.isfinite(delong)
+        ratio = delong / _binormal(mean, parts["m"], parts["n"]) if known else 1.0
+        design = max(1.0, clustered / delong) if delong > 0 and clustered > 0 else 1.0
+        factors.append(design * (PRIOR + units * ratio) / (PRIOR + units))
+        freedom.append(PRIOR + units)
     errors = np.stack([parts["by unit"] for _, parts in found])
     spread = np.sqrt(np.sum(errors**2, axis=1))
     errors = errors / np.where(spread > 0, spread, 1)[:, None]
     together = errors @ errors.T
-    np.fill_diagonal(together, 1)  # also of a column without any error to correlate
-    mean = values.mean()
-    below, above = values - ends[:, 0], ends[:, 1] - values
-    reach = [float(np.sqrt(max(0.0, d @ together @ d))) / len(values) for d in (below, above)]
-    return max(0.0, float(mean - reach[0])), min(1.0, float(mean + reach[1]))
-
-
-def _ends(area: float, parts: Mapping[str, Any], level: Number) -> tuple[float, float]:
-    """The interval of `auroc_interval` from what `_area` found."""
-    m, n = parts["m"], parts["n"]
-    units = min(parts["positive units"], parts["negative units"]) - 1
-    delong, clustered = parts["delong"], parts["clustered"]
-    known = 0 < area < 1 and np.isfinite(delong)
-    ratio = delong / _binormal(area, m, n) if known else 1.0
-    design = max(1.0, clustered / delong) if delong > 0 and clustered > 0 else 1.0
-    factor = design * (PRIOR + units * ratio) / (PRIOR + units)
-    q = special.stdtrit(PRIOR + units, (1 + level) / 2)
+    np.fill_diagonal(together, 1)  # also of an area without any error to correlate
 
     def beyond(t: float) -> float:
-        return (area - t) ** 2 - q * q * factor * _binormal(t, m, n)
+        one = np.array([_binormal(t, parts["m"], parts["n"]) for _, parts in found]) * factors
+        if not one.any():  # at the ends
+            return (mean - t) ** 2
+        error = np.sqrt(one)
+        variance = max(0.0, error @ together @ error) / len(found) ** 2
+        q = special.stdtrit(np.sum(one) ** 2 / np.sum(one**2 / freedom), (1 + level) / 2)
+        return (mean - t) ** 2 - q * q * variance
 
-    inside = np.clip(area, 1e-9, 1 - 1e-9)  # at the ends V is 0
+    inside = np.clip(mean, 1e-9, 1 - 1e-9)  # at the ends V is 0
     from scipy import optimize  # a fifth of a second to import
 
-    low = optimize.brentq(beyond, 0.0, inside, xtol=1e-12) if area > 0 else 0.0
-    high = optimize.brentq(beyond, inside, 1.0, xtol=1e-12) if area < 1 else 1.0
+    low = optimize.brentq(beyond, 0.0, inside, xtol=1e-12) if mean > 0 else 0.0
+    high = optimize.brentq(beyond, inside, 1.0, xtol=1e-12) if mean < 1 else 1.0
     return float(low), float(high)
 
 

@@ -148,8 +148,9 @@ def test_the_interval_of_a_mean_of_areas():
     one = intervals.auroc_interval(y[:, 0], s[:, 0], patients)
     single = intervals.areas(y[:, :1], s[:, :1], patients)
     assert intervals.mean_auroc_interval(single) == pytest.approx(one, abs=1e-12)
-    # The same column twice tells nothing new; independent ones halve the variance.
-    assert intervals.mean_auroc_interval([*single, *single]) == pytest.approx(one, abs=1e-12)
+    # The same column twice tells nothing new (but for Student's t, which takes them for two);
+    # independent ones halve the variance.
+    assert intervals.mean_auroc_interval([*single, *single]) == pytest.approx(one, abs=1e-3)
     both = intervals.areas(y, s)
     apart = [intervals.auroc_interval(y[:, k], s[:, k]) for k in range(2)]
     low, high = intervals.mean_auroc_interval(both)
@@ -193,7 +194,7 @@ def test_the_difference_of_means_has_the_jackknifes_error():
 @pytest.mark.parametrize("kind, findings, area, positives", [("films", 3, 0.85, 5),
                                                              ("clusters", 3, 0.95, 20)])
 def test_the_interval_of_a_mean_holds_its_level(kind, findings, area, positives):
-    assert 0.91 < interval_coverage.mean_cell(kind, area, positives, 250, 0, findings)["ours"][0]
+    assert 0.92 < interval_coverage.mean_cell(kind, area, positives, 250, 0, findings)["ours"][0]
 
 
 @pytest.mark.slow
