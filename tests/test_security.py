@@ -121,11 +121,11 @@ def test_what_is_trusted_is_imported(finished, planted, tmp_path):
 
 
 def test_a_window_of_films_does_not_import_it(finished, planted, tmp_path):
-    from cxrjax.serving.viewer import model
+    from cxrjax.serving.viewer import reader
 
     run = naming(finished, tmp_path / "run", "model.name", "planted_lab.nets:create")
     with pytest.raises(UserError, match="Nothing was imported"):
-        model.loader(str(run), "best")()
+        reader.loader(str(run), "best")()
     assert not planted.exists()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -17,6 +18,18 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND, PANEL, INK, FAINT = "#101418", "#1b2127", "#e9edf0", "#93a0ab"
 PREDICTED, MARKED, OUTLINE = "#ffd34d", "#4fd1ff", "#7be495"  # boxes of the map, boxes of a reader
 MARKED_DASH = 6  # pixels of line at 320 pixels of film, then as many without
+COLORS = ("inferno", "viridis", "turbo")  # scales of heat, as matplotlib calls them
+
+
+class Part(NamedTuple):
+    """A rectangle of a film of `height` x `width` pixels; right and bottom are not in it."""
+
+    height: int
+    width: int
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 @functools.lru_cache(maxsize=64)
@@ -29,12 +42,18 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(folder / name), size)
 
 
-@functools.lru_cache(maxsize=1)
-def _colors() -> UInt8[np.ndarray, "256 3"]:
+@functools.lru_cache(maxsize=8)
+def _colors(name: str = COLORS[0]) -> UInt8[np.ndarray, "256 3"]:
     import matplotlib
 
-    table = matplotlib.colormaps["inferno"](np.linspace(0.0, 1.0, 256))
+    table = matplotlib.colormaps[name](np.linspace(0.0, 1.0, 256))
     return np.rint(255 * table[:, :3]).astype(np.uint8)
+
+
+def color_bar(width: int, height: int, name: str = COLORS[0]) -> UInt8[np.ndarray, "{height} _ 3"]:
+    """The scale of heat from 0 (left) to a map's maximum, `width` pixels wide."""
+    at = np.rint(np.linspace(0, 255, width)).astype(int)
+    return np.repeat(_colors(name)[at][None], height, 0)
 
 
 def square(height: int, width: int, fit: str) -> tuple[float, float, float, float]:
@@ -59,26 +78,44 @@ def boxes_on_film(
 
 
 def heat_on_film(
-    heat: Float[np.ndarray, "h w"], height: int, width: int, fit: str = "stretch"
-) -> Float[np.ndarray, "height width"]:
-    """A map as parts of its own maximum, 0..1, bilinear on the film's pixels.
+    heat: Float[np.ndarray, "h w"], height: int, width: int, fit: str = "stretch",
+    part: Part | None = None,
+) -> Float[np.ndarray, "_ _"]:
+    """A map as parts of its own maximum, 0..1, bilinear on the film's pixels (or a part's).
 
     What speaks against the finding (below zero) and what the network did not see are 0.
     """
     top = float(heat.max(initial=0.0))
-    return _on_film(np.maximum(heat, 0.0) / (top if top > 0 else 1.0), height, width, fit)
+    return _on_film(np.maximum(heat, 0.0) / (top if top > 0 else 1.0), height, width, fit, part)
 
 
 def mask_on_film(
-    probability: Float[np.ndarray, "s s"], height: int, width: int, fit: str = "stretch"
-) -> UInt8[np.ndarray, "height width"]:
-    """What of the film lies inside a structure: 1 where its probability is above one half."""
-    return (_on_film(probability, height, width, fit) > 0.5).astype(np.uint8)
+    probability: Float[np.ndarray, "s s"], height: int, width: int, fit: str = "stretch",
+    part: Part | None = None,
+) -> UInt8[np.ndarray, "_ _"]:
+    """What of the film (or a part) lies inside a structure: 1 where its probability is above one
+    half."""
+    return (_on_film(probability, height, width, fit, part) > 0.5).astype(np.uint8)
 
 
-def _on_film(values: np.ndarray, height: int, width: int, fit: str) -> np.ndarray:
+def _on_film(
+    values: np.ndarray, height: int, width: int, fit: str, part: Part | None
+) -> np.ndarray:
     x0, y0, x1, y1 = (round(v) for v in square(height, width, fit))
-    whole = Image.fromarray(values.astype(np.float32)).resize(
+    image = Image.fromarray(values.astype(np.float32))
+    if part is not None:
+        # Only what is seen is enlarged: at sixteen times a whole film would be gigabytes.
+        canvas = Image.new("F", (part.right - part.left, part.bottom - part.top))
+        left, top = max(x0, part.left), max(y0, part.top)
+        right, bottom = min(x1, part.right), min(y1, part.bottom)
+        if left < right and top < bottom:
+            wide, high = x1 - x0, y1 - y0
+            box = ((left - x0) * image.width / wide, (top - y0) * image.height / high,
+                   (right - x0) * image.width / wide, (bottom - y0) * image.height / high)
+            seen = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+            canvas.paste(seen, (left - part.left, top - part.top))
+        return np.asarray(canvas)
+    whole = image.resize(
         (max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BILINEAR
     )
     # Pasting cuts off what reaches beyond the film.
@@ -92,15 +129,16 @@ def blend(
     heat: Float[np.ndarray, "h w"],
     opacity: int | float = 0.5,
     threshold: int | float = 0.5,
+    colors: str = COLORS[0],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The film with the heat (0..1) laid over it.
+    """The film with the heat (0..1) laid over it, in one of the scales COLORS.
 
     From `threshold` on the colour has its full `opacity`; below it fades with the square of the
     heat, so that cold parts of the film stay as they are.
     """
     heat = heat.astype(np.float32)
     alpha = np.float32(opacity) * np.minimum(np.float32(1), heat / np.float32(threshold)) ** 2
-    color = _colors()[(255 * heat + 0.5).astype(np.uint8)]
+    color = _colors(colors)[(255 * heat + 0.5).astype(np.uint8)]
     gray = film.astype(np.float32)[..., None]
     return (gray + alpha[..., None] * (color - gray) + np.float32(0.5)).astype(np.uint8)
 
@@ -113,17 +151,36 @@ def fit_into(film: UInt8[np.ndarray, "h w"], longest: int) -> UInt8[np.ndarray, 
     return np.array(Image.fromarray(film).resize(size, Image.Resampling.LANCZOS))
 
 
+def cut_out(film: UInt8[np.ndarray, "h w"], part: Part) -> UInt8[np.ndarray, "_ _"]:
+    """A part of the film, of which `part.height` x `part.width` are all pixels together."""
+    high, wide = film.shape
+    # Multiplied first, so that the whole film is exactly itself.
+    box = (part.left * wide / part.width, part.top * high / part.height,
+           part.right * wide / part.width, part.bottom * high / part.height)
+    size = (part.right - part.left, part.bottom - part.top)
+    return np.array(Image.fromarray(film).resize(size, Image.Resampling.LANCZOS, box))
+
+
 def draw_boxes(
-    image: Image.Image, boxes: Float[np.ndarray, "n 4"], color: str, dashed: bool = False
+    image: Image.Image, boxes: Float[np.ndarray, "n 4"], color: str, dashed: bool = False,
+    part: Part | None = None,
 ) -> None:
-    """Draws boxes (pixels) into the picture, on a dark rim that shows them on white bone too."""
+    """Draws boxes (pixels) into the picture, on a dark rim that shows them on white bone too.
+
+    Args:
+      part: of the film that the picture shows; `boxes` are on the whole one.
+    """
     draw = ImageDraw.Draw(image)
     width = max(2, round(max(image.size) / 220))
     inset = width / 2
+    start, end = np.zeros(2), np.array(image.size)
+    if part is not None:
+        start = -np.array([part.left, part.top])
+        end = start + [part.width, part.height]
     for box in boxes:
         # A box at the film's border keeps its whole line.
-        x0, y0 = np.maximum(box[:2], inset)
-        x1, y1 = np.minimum(box[2:], np.array(image.size) - 1 - inset)
+        x0, y0 = np.maximum(box[:2] + start, start + inset)
+        x1, y1 = np.minimum(box[2:] + start, end - 1 - inset)
         corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
         sides = zip(corners, corners[1:])
         pieces = [p for a, b in sides for p in _pieces(a, b, image.size, dashed)]
@@ -146,15 +203,23 @@ def _pieces(start, end, size, dashed):
     ]
 
 
-def draw_outline(image: Image.Image, inside: Integer[np.ndarray, "h w"], color: str) -> None:
-    """Draws the rim of a mask (0/1, the picture's size) into an RGB picture."""
+def draw_outline(
+    image: Image.Image, inside: Integer[np.ndarray, "h w"], color: str, margin: int = 0
+) -> None:
+    """Draws the rim of a mask (0/1) into an RGB picture.
+
+    The mask reaches beyond the picture by `margin` pixels on every side, so that where a structure
+    goes on outside of it there is no rim.
+    """
     mask = inside > 0
     core = mask.copy()
     thick = max(2, round(max(image.size) / 400))
     for axis in (0, 1):
         for step in (-thick, thick):
             core &= np.roll(mask, step, axis)
-    rim = Image.fromarray((mask & ~core) * np.uint8(255))
+    high, wide = mask.shape
+    rim = (mask & ~core)[margin : high - margin, margin : wide - margin]
+    rim = Image.fromarray(rim * np.uint8(255))
     image.paste(Image.new("RGB", image.size, color), mask=rim)
 
 

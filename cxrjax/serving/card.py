@@ -18,6 +18,7 @@ from cxrjax.training import provenance
 from cxrjax.training.restored import Run
 
 NAME = "README.md"
+PURPOSE = "Research and teaching. Not a medical device, not for clinical use."
 _SPLITS = ("test", "val")
 
 
@@ -36,7 +37,7 @@ def reports_of(workdir: pathlib.Path, step: int, checkpoint: str) -> dict[str, d
             report = json.loads(path.read_text())
             run = report["run"]
             if (run["step"], run["checkpoint"]) != (step, checkpoint):
-                print(f"{path} is of another checkpoint: its figures are not published")
+                print(f"{path} is of another checkpoint: its figures are left out")
                 continue
             found[split] = report
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -76,6 +77,15 @@ def text(
         "", *_provenance(run), "", *_licence(run, license), "",
         f"Written by cxrjax {__version__}.",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def about(run: Run, reports: Mapping[str, Mapping[str, Any]], answers: Answers) -> str:
+    """What a reader of its answers has to know of a run, as Markdown: the card without what is
+    about publishing."""
+    purpose = _plain(run.config.get("intended_use") or PURPOSE)
+    lines = [*_what(run), "", f"**{purpose}**", "", *_figures(reports), "", *_limits(run, reports),
+             "", *_answers(answers), "", *_input(run)]
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +152,7 @@ def _answers(answers: Answers) -> list[str]:
 def _figures(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["## Figures", ""]
     if not reports:
-        return [*lines, "**It was not evaluated** before it was published: how good it is is not "
+        return [*lines, "**It was not evaluated** before this was written: how good it is is not "
                         "known."]
     for split, report in reports.items():
         run = report["run"]

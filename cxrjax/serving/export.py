@@ -22,13 +22,12 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation.compare import find_workdirs
 from cxrjax.explanation import cam, heatmaps
 from cxrjax.models import convolutions
-from cxrjax.serving import exported, onnx_graph, sources
+from cxrjax.serving import card, exported, onnx_graph, sources
 from cxrjax.serving.sources import Member, Source
 from cxrjax.tables import finite
 from cxrjax.training.workdir import replacing, write_text
 
 PLATFORMS = ("cpu", "cuda")
-PURPOSE = "Research and teaching. Not a medical device, not for clinical use."
 SAME_ONNX = 1e-4  # of what onnxruntime answers from what JAX does
 SAME = 1e-5  # of what is exported from what `predict` answers
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}  # GPUs multiply float32 by shorter numbers
@@ -120,7 +119,7 @@ def manifest_of(
         "tolerance": max(TOLERANCE.get(d, TOLERANCE["float32"]) for d in dtypes),
         "figures": [_figures(own, name) for own, name in zip(members, names)],
         "provenance": [_provenance(own, name) for own, name in zip(members, names)],
-        "intended_use": first.config.get("intended_use", PURPOSE),
+        "intended_use": first.config.get("intended_use", card.PURPOSE),
     }
 
 

@@ -82,11 +82,22 @@ class Source:
     def decide(
         self, network: str, probabilities: Float[np.ndarray, "n k"]
     ) -> Float[np.ndarray, "n k"]:
-        """1 where a label is called positive, 0 where not, NaN where it has no threshold."""
-        if self.task == "multiclass":
-            return np.eye(len(self.labels))[probabilities.argmax(axis=1)]
-        points = self.thresholds.get(network, np.full(len(self.labels), np.nan))
-        return np.where(np.isnan(points), np.nan, (probabilities >= points).astype(float))
+        """See `decide`."""
+        return decide(self.task, self.thresholds.get(network), probabilities)
+
+
+def decide(
+    task: str, thresholds: Float[np.ndarray, " k"] | None, probabilities: Float[np.ndarray, "n k"]
+) -> Float[np.ndarray, "n k"]:
+    """1 where a label is called positive, 0 where not, NaN where it has no threshold.
+
+    Of one-of-N labels the one of the highest probability is.
+    """
+    if task == "multiclass":
+        return np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
+    if thresholds is None:
+        return np.full(probabilities.shape, np.nan)
+    return np.where(np.isnan(thresholds), np.nan, (probabilities >= thresholds).astype(float))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,11 @@ from PIL import Image, ImageGrab
 
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing
-from cxrjax.serving.viewer import main, model
-from cxrjax.serving.viewer.model import Reader, View
+from cxrjax.serving import view as views
+from cxrjax.serving.view import View
+from cxrjax.serving.viewer import main, reader
+from cxrjax.serving.viewer.keys import KEYS
+from cxrjax.serving.viewer.reader import Reader
 from tests import small_run
 
 LABELS = 14
@@ -105,8 +108,21 @@ def test_reader_answers_the_last_of_many_requests_and_names_what_fails(run, film
 
 
 def test_reader_says_that_there_is_no_checkpoint(tmp_path):
-    reader = Reader(model.loader(str(tmp_path), "best"))
-    assert "no checkpoint" in answer(reader, 0).error
+    assert "no checkpoint" in answer(Reader(reader.loader(str(tmp_path), "best")), 0).error
+
+
+def test_reader_takes_another_method_from_the_same_film(run, films):
+    own = Reader(lambda: run)
+    own.open(1, films / "film0.png", "grad_cam")
+    first = answer(own, 1).reading
+    own.open(2, films / "film0.png", "occlusion")
+    second = answer(own, 2).reading
+    own.close()
+    assert second.method == "occlusion" and second.film is first.film
+    np.testing.assert_allclose(second.explanation.probabilities, first.explanation.probabilities,
+                               atol=1e-6)
+    assert (second.explanation.heat.shape != first.explanation.heat.shape
+            or (second.explanation.heat != first.explanation.heat).any())
 
 
 def test_reader_says_what_nobody_expected():
@@ -118,12 +134,12 @@ def test_reader_says_what_nobody_expected():
 
 def test_render_lays_over_the_film_what_the_view_says(reading):
     _, read = reading
-    plain = np.asarray(model.render(read, View(), 400, 400)).astype(int)
+    plain = np.asarray(views.render(read, View(), 400, 400)).astype(int)
     assert plain.shape == (300, 400, 3)
     np.testing.assert_array_equal(plain[..., 0], plain[..., 2])
 
     def changed(**view):
-        shown = np.asarray(model.render(read, View(finding=k, **view), 400, 400))
+        shown = np.asarray(views.render(read, View(finding=k, **view), 400, 400))
         return np.abs(shown.astype(int) - plain).sum((0, 1, 2))
 
     k = next(k for k in range(LABELS) if read.explanation.heat[k].max() > 0)
@@ -132,21 +148,10 @@ def test_render_lays_over_the_film_what_the_view_says(reading):
     assert 0 < faint < changed(opacity=0.8, boxes=False)
     assert changed(boxes=False, threshold=0.9) < changed(boxes=False, threshold=0.2)
     assert changed(heat=False) > 0 and changed(heat=False, boxes=False, masks=True) > 0
-    both = model.render(read, View(before_after=True), 412, 300)
+    both = views.render(read, View(before_after=True), 412, 300)
     assert both.size == (412, 150)
     before, after = np.asarray(both)[:, :200, 0], np.asarray(both)[:, 212:, 0]
     assert before.max() > 200 > after.max()
-
-
-def test_saved_picture_carries_its_caption(reading, tmp_path):
-    network, read = reading
-    model.save(read, View(finding=2), network, tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as saved:
-        assert saved.width == 800 and saved.height > 600
-    with pytest.raises(UserError, match="cannot be saved"):
-        model.save(read, View(), network, tmp_path / "none" / "a.png")
-    with pytest.raises(UserError, match="cannot be saved"):
-        model.save(read, View(), network, tmp_path / "a.words")
 
 
 def test_no_workdir_and_no_screen_are_clear_lines(monkeypatch, tmp_path):
@@ -221,7 +226,7 @@ class Driver:
             self.root.update()
 
     def settle(self):
-        self.until(lambda: self.window._redraw is None, "the drawing")
+        self.until(lambda: self.window.canvas.waiting is None, "the drawing")
 
     def point(self, widget, x=None, y=None):
         self.root.update()
@@ -335,6 +340,11 @@ def test_a_person_opens_looks_saves_and_meets_a_broken_film(driver, films, tmp_p
     with Image.open(target) as saved:
         assert np.ptp(np.asarray(saved.convert("RGB")).astype(int), axis=-1).max() > 60
 
+    # What cannot be written is a message, and the film stays.
+    for path in (tmp_path / "none" / "a.png", tmp_path / "a.words"):
+        window.save(path)
+        assert "cannot be saved" in window.message and not window.failed
+
     # A broken film is a message, and the window goes on.
     driver.dialog("Open a film", str(films / "zz_text.png"), lambda: driver.key("ctrl+o"))
     driver.until(lambda: window.failed, "the message")
@@ -382,6 +392,120 @@ def test_a_folder_is_stepped_through_by_keys(driver, films):
     driver.until(lambda: window.reading.method == "cam", "another method")
 
 
+def test_a_person_zooms_pulls_and_changes_the_grays(driver, films):
+    window, canvas = driver.window, driver.window.canvas
+    window.open(str(films / "film0.png"))
+    driver.until(lambda: window.reading is not None, "the film")
+    whole = driver.film()
+
+    # The wheel: what is under the pointer stays there.
+    x, y = (round(v) for v in canvas.middle())
+    driver.do("mousemove", *driver.point(canvas, x + 100, y + 30), "click", 4, "click", 4)
+    driver.until(lambda: window.view.zoom == pytest.approx(1.25**2), "the wheel")
+    assert window.view.center[0] > 0.5
+    assert np.abs(driver.film() - whole).sum() > 0
+
+    # A drag with the right button pulls the film, with the left one it changes the grays.
+    before = window.view
+    left, top = driver.point(canvas, x, y)
+    driver.do("mousemove", left, top, "mousedown", 3, "mousemove", left + 20, top + 5,
+              "mousemove", left + 60, top + 10, "mouseup", 3)
+    driver.until(lambda: window.view.center[0] < before.center[0], "the pulling")
+    assert (window.view.level, window.view.window) == (before.level, before.window)
+    driver.do("mousemove", left, top, "mousedown", 1, "mousemove", left - 20, top - 10,
+              "mousemove", left - 100, top - 30, "mouseup", 1)
+    width, level = 255 - 100 / window.look.scale, 127.5 - 30 / window.look.scale
+    driver.until(lambda: window.view.window == pytest.approx(width), "the grays")
+    assert window.view.level == pytest.approx(level)
+    driver.do("keydown", "shift", "mousedown", 1, "mousemove", left + 9, top, "mouseup", 1,
+              "keyup", "shift")
+    assert window.view.window == pytest.approx(width)
+
+    # Keys do it too, and one brings all back; so does a double click.
+    driver.key("plus")
+    driver.until(lambda: window.view.zoom == pytest.approx(1.25**3), "the key")
+    at = window.view.center
+    driver.key("shift+Right")
+    driver.until(lambda: window.view.center[0] > at[0], "the pulling by a key")
+    driver.key("bracketright")
+    driver.until(lambda: window.view.window == pytest.approx(width + 8), "the window")
+    driver.key("0")
+    driver.until(lambda: (window.view.zoom, window.view.window) == (1.0, 255.0), "the whole film")
+    np.testing.assert_array_equal(driver.film(), whole)
+    driver.do("mousemove", *driver.point(canvas, x, y), "click", 4, "click", "--repeat", 2, 1)
+    driver.until(lambda: window.view.zoom == 1.0, "the double click")
+    driver.do("mousemove", *driver.point(window.position))
+
+
+def test_every_key_does_what_the_help_says(driver, films):
+    window = driver.window
+    known = {event for key in KEYS for event in key.does}
+    assert all(window.root.bind(event) for event in known)
+    driver.key("question")
+    driver.until(lambda: window.canvas.helping, "the help")
+    driver.settle()
+    shown = {window.canvas.itemcget(i, "text") for i in window.canvas.find_all()
+             if window.canvas.type(i) == "text"}
+    assert {key.shown for key in KEYS} <= shown
+    box = window.canvas.bbox("all")
+    assert box[1] >= 0 and box[3] <= window.canvas.winfo_height()
+    driver.key("Escape")
+    driver.until(lambda: not window.canvas.helping, "the film again")
+
+    window.open(str(films))
+    driver.until(lambda: window.reading is not None, "the film")
+    driver.key("End")
+    driver.until(lambda: window.failed, "the last one, which is broken")
+    driver.key("Home")
+    driver.until(lambda: window.reading is not None and window.at == 0, "the first one")
+    for key, name, value in (("x", "boxes", False), ("l", "masks", True), ("o", "opacity", 0.6),
+                             ("T", "threshold", 0.4), ("c", "colors", "viridis")):
+        driver.key(key)
+        driver.until(lambda n=name, v=value: getattr(window.view, n) == pytest.approx(v), name)
+    driver.key("f")
+    driver.until(lambda: window.view.finding is None, "the film alone")
+    driver.key("m")
+    driver.until(lambda: window.reading.method == "grad_cam_plus_plus", "the next method")
+
+
+def test_the_window_shows_the_picture_of_the_view(driver, films):
+    """The pixels on the screen are those that `render` gives, which the page shows too."""
+    window, canvas = driver.window, driver.window.canvas
+    window.open(str(films / "film1.png"))
+    driver.until(lambda: window.reading is not None, "the film")
+    window.change(zoom=1.7, center=(0.45, 0.5), window=120, level=100)
+    shown = driver.film()
+    picture = np.asarray(views.render(window.reading, window.view, *canvas.room())).astype(int)
+    x, y = canvas.middle()
+    top, left = int(y - picture.shape[0] / 2), int(x - picture.shape[1] / 2)
+    cut = min(np.abs(shown[t : t + picture.shape[0], e : e + picture.shape[1]] - picture).max()
+              for t in (top, top + 1) for e in (left, left + 1))
+    assert cut == 0
+
+
+def test_decisions_stand_beside_the_findings(drive, run, films, tmp_path, monkeypatch):
+    from cxrjax.evaluation.answers import Answers
+
+    labels = run.meta["labels"]
+    cuts = {"create": {k: (0.0 if i % 2 else 1.0, -9.0 if i % 2 else 9.0)
+                       for i, k in enumerate(labels)}}
+    told = Answers(tuple(labels), "multilabel", rule="f1", cuts=cuts)
+    monkeypatch.setattr("cxrjax.serving.viewer.reader.read_answers", lambda *_: told)
+    driver = drive(Reader(lambda: run), str(films / "film0.png"))
+    window = driver.window
+    driver.until(lambda: window.reading is not None, "the film")
+    driver.settle()
+    first = window.reading.order()[0]
+    word = "positive" if first % 2 else "negative"
+    texts = [window.canvas.itemcget(i, "text") for i in window.canvas.find_all()
+             if window.canvas.type(i) == "text"]
+    assert any(t.endswith(word) for t in texts)
+    circles = [window.findings.itemcget(i, "fill") for i in window.findings.find_all()
+               if window.findings.type(i) == "oval"]
+    assert len(circles) == LABELS and sum(map(bool, circles)) == LABELS // 2
+    assert "highest F1 on validation" in window.about.cget("text")
+
+
 def test_the_window_lives_while_the_reader_works(drive, run, films):
     gate = threading.Event()
 
@@ -401,7 +525,7 @@ def test_the_window_lives_while_the_reader_works(drive, run, films):
 
 
 def test_a_missing_checkpoint_is_a_message(drive, films, tmp_path):
-    driver = drive(Reader(model.loader(str(tmp_path), "best")), str(films))
+    driver = drive(Reader(reader.loader(str(tmp_path), "best")), str(films))
     window = driver.window
     driver.until(lambda: window.failed, "the message")
     assert "no checkpoint in" in window.message

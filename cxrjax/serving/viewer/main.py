@@ -6,7 +6,7 @@ import contextlib
 import gc
 
 from cxrjax.errors import UserError
-from cxrjax.serving.viewer.model import Reader, loader
+from cxrjax.serving.viewer.reader import Reader, loader
 
 NO_TKINTER = (
     "this Python has no tkinter, which the window needs: install python3-tk (Debian, Ubuntu), "

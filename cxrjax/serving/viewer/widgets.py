@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from tkinter import font as tkfont
 
 import numpy as np
-from jaxtyping import Float
+
+from cxrjax.serving.looking import POSITIVE, Finding
 
 BACKGROUND, PANEL, RAISED, LINE = "#0e1216", "#161b21", "#222a32", "#2c353e"
 INK, FAINT, ACCENT, CHOSEN, BAD = "#e9edf0", "#8d9aa6", "#4aa8d8", "#ffb347", "#ff7b72"
@@ -157,8 +158,8 @@ class Slider(tk.Canvas):
         self.bind("<Button-1>", lambda e: self._to(e.x))
         self.bind("<B1-Motion>", lambda e: self._to(e.x))
         for event, step in (("<Button-4>", 0.02), ("<Button-5>", -0.02)):
-            self.bind(event, lambda _, s=step: self._set(self.value + s))
-        self.bind("<MouseWheel>", lambda e: self._set(self.value + 0.02 * np.sign(e.delta)))
+            self.bind(event, lambda _, s=step: self.set(self.value + s))
+        self.bind("<MouseWheel>", lambda e: self.set(self.value + 0.02 * np.sign(e.delta)))
 
     def span(self) -> tuple[int, int]:
         """Where the line begins and ends, in pixels of the widget."""
@@ -167,9 +168,10 @@ class Slider(tk.Canvas):
     def _to(self, x: int) -> None:
         start, end = self.span()
         part = (x - start) / max(1, end - start)
-        self._set(self._low + part * (self._high - self._low))
+        self.set(self._low + part * (self._high - self._low))
 
-    def _set(self, value: int | float) -> None:
+    def set(self, value: int | float) -> None:
+        """Moves the knob, as far as the line goes."""
         self.value = float(min(self._high, max(self._low, value)))
         self._draw()
         self._command(self.value)
@@ -190,7 +192,10 @@ class Slider(tk.Canvas):
 
 
 class Findings(tk.Canvas):
-    """The findings and their probabilities as bars, the most probable on top; one can be chosen."""
+    """The findings and their probabilities as bars, the most probable on top; one can be chosen.
+
+    A tick on a bar is the operating point; a full circle at its end is what is called positive.
+    """
 
     ROW = 29
 
@@ -201,7 +206,7 @@ class Findings(tk.Canvas):
         super().__init__(parent, bg=PANEL, highlightthickness=0, cursor="hand2", takefocus=False)
         self._look, self._command = look, command
         self.names, self.order, self.chosen = tuple(names), list(range(len(names))), None
-        self._values: Float[np.ndarray, " k"] | None = None
+        self._found: dict[int, Finding] = {}
         self._under: int | None = None
         self.bind("<Configure>", lambda _: self._draw())
         self.bind("<Button-1>", self._click)
@@ -216,11 +221,16 @@ class Findings(tk.Canvas):
         self.names, self.order = tuple(names), list(range(len(names)))
         self._draw()
 
-    def set_values(self, values: Float[np.ndarray, " k"] | None, chosen: int | None) -> None:
-        """Probabilities to show, None for none yet; sorts the rows."""
-        self._values, self.chosen = values, chosen
-        if values is not None:
-            self.order = np.argsort(-values, kind="stable").tolist()
+    def set_values(self, found: Sequence[Finding], chosen: int | None) -> None:
+        """The lines of a film in their order; [] for none yet."""
+        self._found, self.chosen = {line.number: line for line in found}, chosen
+        if found:
+            self.order = [line.number for line in found]
+        self._draw()
+
+    def light(self, chosen: int | None) -> None:
+        """Lights the line of a finding."""
+        self.chosen = chosen
         self._draw()
 
     def y_of(self, finding: int) -> int:
@@ -230,7 +240,7 @@ class Findings(tk.Canvas):
 
     def step(self, by: int) -> None:
         """Chooses the row above (-1) or below (1)."""
-        if not self.order or self._values is None:
+        if not self._found:
             return
         at = self.order.index(self.chosen) + by if self.chosen is not None else 0
         self._choose(self.order[min(len(self.order) - 1, max(0, at))])
@@ -246,7 +256,7 @@ class Findings(tk.Canvas):
 
     def _click(self, event: tk.Event) -> None:
         row = self._row(event.y)
-        if row is not None and self._values is not None:
+        if row is not None and self._found:
             finding = self.order[row]
             self._choose(None if finding == self.chosen else finding)
 
@@ -264,10 +274,10 @@ class Findings(tk.Canvas):
         px, width = self._look.px, self.winfo_width()
         row, face = px(self.ROW), self._look.font(13)
         self.configure(scrollregion=(0, 0, width, row * len(self.order)), yscrollincrement=row)
-        left, right = px(166), width - px(66)
+        left, right, end = px(166), width - px(84), width - px(32)
         for i, k in enumerate(self.order):
             top, middle = i * row, i * row + row / 2
-            lit = k == self.chosen
+            lit, found = k == self.chosen, self._found.get(k)
             if lit or i == self._under:
                 self.create_rectangle(0, top, width, top + row, width=0,
                                       fill=RAISED if lit else "#1b2229")
@@ -277,14 +287,20 @@ class Findings(tk.Canvas):
                              fill=INK, font=self._look.font(13, lit))
             thick = px(6)
             self.create_line(left, middle, right, middle, width=thick, fill=LINE)
-            if self._values is None:
-                self.create_text(width - px(14), middle, anchor="e", text="–", fill=FAINT,
-                                 font=face)
+            if found is None:
+                self.create_text(end, middle, anchor="e", text="–", fill=FAINT, font=face)
                 continue
-            value = float(self._values[k])
-            end = left + value * (right - left)
-            if end - left >= 1:
-                self.create_line(left, middle, end, middle, width=thick,
+            at = left + found.probability * (right - left)
+            if at - left >= 1:
+                self.create_line(left, middle, at, middle, width=thick,
                                  fill=CHOSEN if lit else ACCENT)
-            self.create_text(width - px(14), middle, anchor="e", text=f"{value:.1%}", font=face,
-                             fill=INK if value >= 0.5 or lit else FAINT)
+            if found.threshold is not None:
+                at = left + found.threshold * (right - left)
+                self.create_line(at, middle - px(7), at, middle + px(8), width=px(2), fill=INK)
+            yes = found.decision in POSITIVE
+            self.create_text(end, middle, anchor="e", text=f"{found.probability:.1%}", font=face,
+                             fill=INK if yes or lit else FAINT)
+            if found.decision:
+                r, x = px(4), width - px(14)
+                self.create_oval(x - r, middle - r, x + r, middle + r, width=px(1),
+                                 fill=BAD if yes else "", outline=BAD if yes else FAINT)

@@ -10,13 +10,16 @@ import tkinter as tk
 import traceback
 from tkinter import filedialog, ttk
 
-from PIL import ImageTk
-
 from cxrjax.data import films_on_disk
 from cxrjax.errors import UserError
 from cxrjax.explanation import drawing, heatmaps
-from cxrjax.serving.viewer import model
-from cxrjax.serving.viewer.model import Answer, Network, Reader, Reading, View
+from cxrjax.serving import looking
+from cxrjax.serving import view as views
+from cxrjax.serving.looking import Network, Reading
+from cxrjax.serving.view import View
+from cxrjax.serving.viewer.film import Film
+from cxrjax.serving.viewer.keys import KEYS
+from cxrjax.serving.viewer.reader import Answer, Reader
 from cxrjax.serving.viewer.widgets import (
     ACCENT,
     BACKGROUND,
@@ -41,7 +44,7 @@ FILM_TYPES = [
     ("All files", "*"),
 ]
 WELCOME = "Open a film  (Ctrl+O)\nor a folder of films  (Ctrl+D)"
-KEYS = "← →  films     ↑ ↓  findings     B  before/after     H  heat     Ctrl+S  save"
+HELP = "?  all keys"
 
 
 class Window:
@@ -61,8 +64,6 @@ class Window:
         # The most probable finding of each film, until the user chooses one.
         self._follow = True
         self._ticket = 0
-        self._photo: ImageTk.PhotoImage | None = None
-        self._redraw: str | None = None
         root.title("cxrjax")
         root.configure(bg=BACKGROUND)
         self._stopped = False
@@ -115,7 +116,7 @@ class Window:
         self.busy.pack(side="top", fill="x")
         self._build_status()
         self._build_panel()
-        self.canvas = tk.Canvas(self.root, bg=BACKGROUND, highlightthickness=0)
+        self.canvas = Film(self.root, self.look, self.see)
         self.canvas.pack(side="left", fill="both", expand=True)
 
     def _build_top(self) -> None:
@@ -142,13 +143,13 @@ class Window:
         status = tk.Frame(self.root, bg=PANEL, padx=px(14), pady=px(6))
         status.pack(side="bottom", fill="x")
         self.status = tk.Label(status, bg=PANEL, fg=FAINT, font=look.font(12), anchor="w")
-        keys = tk.Label(status, bg=PANEL, fg=FAINT, font=look.font(12), text=KEYS)
+        keys = tk.Label(status, bg=PANEL, fg=FAINT, font=look.font(12), text=HELP)
         keys.pack(side="right")
         self.status.pack(side="left", fill="x", expand=True)
 
     def _build_panel(self) -> None:
         px, look = self.look.px, self.look
-        panel = tk.Frame(self.root, bg=PANEL, width=px(396), padx=px(16), pady=px(14))
+        panel = tk.Frame(self.root, bg=PANEL, width=px(396), padx=px(16), pady=px(9))
         panel.pack(side="right", fill="y")
         panel.pack_propagate(False)
         self._heading(panel, "FINDINGS").pack(side="top", fill="x")
@@ -189,16 +190,9 @@ class Window:
                         anchor="w")
 
     def _bind(self) -> None:
-        root = self.root
-        for keys, action in (
-            ("<Left>", lambda: self.step(-1)), ("<Right>", lambda: self.step(1)),
-            ("<Up>", lambda: self.findings.step(-1)), ("<Down>", lambda: self.findings.step(1)),
-            ("<Control-o>", self.ask_film), ("<Control-d>", self.ask_folder),
-            ("<Control-s>", self.ask_save), ("<b>", lambda: self.toggle("before_after")),
-            ("<h>", lambda: self.toggle("heat")),
-        ):
-            root.bind(keys, lambda _, a=action: a())
-        self.canvas.bind("<Configure>", lambda _: self.redraw())
+        for key in KEYS:
+            for event, (method, *arguments) in key.does.items():
+                self.root.bind(event, lambda _, m=method, a=arguments: getattr(self, m)(*a))
 
     # --- what the user does
 
@@ -236,9 +230,20 @@ class Window:
             self.at += by
             self._ask()
 
+    def go(self, at: int) -> None:
+        """The film at a place of the folder; -1 is the last one."""
+        if self.paths and self.at != at % len(self.paths):
+            self.at = at % len(self.paths)
+            self._ask()
+
+    def step_finding(self, by: int) -> None:
+        """The finding above (-1) or below (1)."""
+        self.findings.step(by)
+
     def choose(self, finding: int | None) -> None:
         """Shows the heat map of a finding; None shows the film alone."""
         self._follow = False
+        self.findings.light(finding)
         self.change(finding=finding, before_after=False)
         self.toggles["before_after"].set(False)
 
@@ -257,9 +262,51 @@ class Window:
         self.toggles[name].set(on)
         self.change(**{name: on})
 
+    def next_method(self) -> None:
+        """The heat maps by the method after this one."""
+        names = list(heatmaps.METHODS)
+        following = names[(names.index(self.method) + 1) % len(names)]
+        self.methods.set(following)
+        self.choose_method(following)
+
+    def next_colors(self) -> None:
+        """The heat in the scale after this one."""
+        at = drawing.COLORS.index(self.view.colors) + 1
+        self.change(colors=drawing.COLORS[at % len(drawing.COLORS)])
+
+    def slide(self, name: str, by: int | float) -> None:
+        """Moves a slider, 'opacity' or 'threshold'."""
+        slider = {"opacity": self.opacity, "threshold": self.threshold}[name]
+        slider.set(slider.value + by)
+
+    def zoom(self, factor: int | float) -> None:
+        """Closer to the middle of the picture, or farther."""
+        self.canvas.zoom(factor)
+
+    def pan(self, dx: int, dy: int) -> None:
+        """Pulls the film."""
+        self.canvas.pan(self.look.px(1) * dx, self.look.px(1) * dy)
+
+    def gray(self, dx: int, dy: int) -> None:
+        """Another window and level of grays."""
+        self.see(views.windowed(self.view, dx, dy))
+
+    def reset(self) -> None:
+        """The whole film in all its grays."""
+        self.see(views.reset(self.view))
+
+    def help(self, shown: bool | None = None) -> None:
+        """Shows all keys in the film's place; a second time the film."""
+        self.canvas.helping = not self.canvas.helping if shown is None else shown
+        self.redraw()
+
     def change(self, **changes: object) -> None:
         """Changes the view and draws it."""
-        self.view = dataclasses.replace(self.view, **changes)
+        self.see(dataclasses.replace(self.view, **changes))
+
+    def see(self, view: View) -> None:
+        """Another view, drawn."""
+        self.view = view
         self.redraw()
 
     def ask_save(self) -> None:
@@ -282,9 +329,10 @@ class Window:
         """Saves the picture; what goes wrong is said in the window."""
         assert self.reading is not None and self.network is not None
         try:
-            model.save(self.reading, self.view, self.network, path)
-        except UserError as error:
-            self.say(str(error), failed=True, keep=True)
+            views.picture(self.reading, self.view, self.network).save(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.say(f"{path}: the picture cannot be saved ({reason})", failed=True, keep=True)
         else:
             self.say(f"saved {path}")
 
@@ -325,7 +373,7 @@ class Window:
             self.busy.set(False)
             if answer.error:
                 self.reading = None
-                self.findings.set_values(None, None)
+                self.findings.set_values([], None)
                 self.say(answer.error, failed=True)
             else:
                 self._show(answer.reading)
@@ -339,7 +387,8 @@ class Window:
             return
         self.network = answer.network
         self.findings.set_names(self.network.labels)
-        self.about.configure(text=f"{self.network.name}: {self.network.about}")
+        self.about.configure(text=f"{self.network.name}: {self.network.about}\n"
+                                  f"{looking.how(self.network)} {self.network.purpose}")
         self.root.title(f"cxrjax, {self.network.name}")
         structures = self.network.structures
         self.toggles["masks"].configure(text=structures[0].capitalize() if structures else "Lungs")
@@ -355,7 +404,9 @@ class Window:
         self.reading = reading
         if self._follow:
             self.view = dataclasses.replace(self.view, finding=reading.order()[0])
-        self.findings.set_values(reading.explanation.probabilities, self.view.finding)
+        self.findings.set_values(looking.findings(reading, self.network), self.view.finding)
+        # Of another film the whole is seen first, in the grays that were chosen.
+        self.view = dataclasses.replace(self.view, zoom=1.0, center=(0.5, 0.5))
         height, width = reading.size
         about = "   ".join(filter(None, [f"{width} x {height} pixels", reading.gray]))
         if reading.warnings:
@@ -385,58 +436,10 @@ class Window:
     # --- drawing
 
     def redraw(self) -> None:
-        """Draws soon; many changes in a row (a dragged slider) are drawn once."""
-        if self._redraw is None:
-            self._redraw = self.root.after_idle(self._draw)
-
-    def _draw(self) -> None:
-        self._redraw = None
-        self.canvas.delete("all")
-        wide, high = self.canvas.winfo_width(), self.canvas.winfo_height()
-        px, margin = self.look.px, self.look.px(18)
-        if self.failed or self.reading is None:
-            self._draw_message(wide, high)
-            return
-        head, foot = px(46), px(34)
-        image = model.render(
-            self.reading, self.view, max(64, wide - 2 * margin), max(64, high - head - foot)
-        )
-        self._photo = ImageTk.PhotoImage(image, master=self.root)
-        self.canvas.create_image(wide / 2, head + (high - head - foot) / 2, image=self._photo)
-        text = model.title(self.reading, self.view, self.network.labels)
-        self.canvas.create_text(margin, head / 2, anchor="w", text=text, fill=INK,
-                                font=self.look.font(18, True))
-        self._draw_legend(margin, high - foot / 2)
-
-    def _draw_message(self, wide: int, high: int) -> None:
-        text = self.message if self.failed else WELCOME
-        if not self.failed and (self.paths or self.network is None):
-            text = self.message
-        title = "This cannot be shown" if self.failed else ""
-        middle = high / 2
-        if title:
-            self.canvas.create_text(wide / 2, middle - self.look.px(30), text=title, fill=BAD,
-                                    font=self.look.font(18, True), anchor="s")
-        self.canvas.create_text(
-            wide / 2, middle, text=text, fill=INK if self.failed else FAINT, justify="center",
-            width=max(100, wide - self.look.px(120)), font=self.look.font(15),
-        )
-
-    def _draw_legend(self, x: int, y: int | float) -> None:
-        if self.view.finding is None or self.view.before_after:
-            return
-        px = self.look.px
-        entries = []
-        if self.reading.explanation.heat[self.view.finding].max() <= 0:
-            entries = [("", "nothing on this film speaks for it")]
-        elif self.view.boxes:
-            limit = f"{self.view.threshold:.0%}"
-            entries = [(drawing.PREDICTED, f"heat reaches {limit} of its maximum")]
-        for color, text in entries:
-            if color:
-                self.canvas.create_rectangle(x, y - px(6), x + px(16), y + px(6), outline=color,
-                                             width=px(2))
-                x += px(24)
-            item = self.canvas.create_text(x, y, anchor="w", text=text, fill=FAINT,
-                                           font=self.look.font(12))
-            x = self.canvas.bbox(item)[2] + px(20)
+        """Gives the film's place what is to be drawn there."""
+        canvas = self.canvas
+        canvas.reading, canvas.view, canvas.network = self.reading, self.view, self.network
+        canvas.failed = self.failed
+        canvas.message = self.message if self.failed or self.paths or not self.network else WELCOME
+        canvas.title = "This cannot be shown" if self.failed else ""
+        canvas.redraw()
