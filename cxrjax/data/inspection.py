@@ -45,7 +45,7 @@ def check_not_blank(shown: UInt8[np.ndarray, "h w"], how: str) -> None:
       shown: the film in 8-bit gray.
       how: how its values became gray, for the message.
     """
-    some = _thinned(shown)  # most films are clear from a part of their pixels
+    some = _thinned(shown, 64)  # most films are clear from a part of their pixels
     if _densest(some)[0] <= 1 - 2 * _BLANK_SHARE:
         return
     share, counts = _densest(shown)
@@ -62,9 +62,9 @@ def check_not_blank(shown: UInt8[np.ndarray, "h w"], how: str) -> None:
     )
 
 
-def _thinned(shown: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, of the shorter side some 64 to 127."""
-    step = max(1, min(shown.shape) // 64)
+def _thinned(shown: np.ndarray, side: int) -> np.ndarray:
+    """Every n-th pixel, so that the shorter side has `side` of them or some more."""
+    step = max(1, min(shown.shape) // side)
     return shown[::step, ::step]
 
 
@@ -118,9 +118,9 @@ def look(shown: UInt8[np.ndarray, "h w"], facts: Mapping[str, Any]) -> tuple[str
     On a frontal chest film the middle is brighter than the fields on both its sides, and by more
     than if the film were turned by a quarter. Contrasts are in standard deviations of the film made
     32 x 32. Measured by `pytest -m slow -s -k as_measured tests/data/test_inspection.py` on 4,864
-    films of three collections, as they are: 0.19% are said to look inverted (ChestX-ray14 0.23%,
-    COVID 0.57%, all others 0), 0.12% to lie on their side (ChestX-ray14 0.38%). Of the same films
-    inverted 89% are said to be so, of those turned by a quarter 93% to lie on their side. Films
+    films of three collections, as they are: 0.14% are said to look inverted (ChestX-ray14 0.23%,
+    COVID 0.38%, all others 0), 0.12% to lie on their side (ChestX-ray14 0.38%). Of the same films
+    inverted 88% are said to be so, of those turned by a quarter 94% to lie on their side. Films
     that are upside down, mirrored or lateral were not told from others well enough to say so: for
     these only headers count.
 
@@ -130,7 +130,8 @@ def look(shown: UInt8[np.ndarray, "h w"], facts: Mapping[str, Any]) -> tuple[str
     """
     if min(shown.shape) < 64 or _unusual_view(facts):
         return ()
-    small = Image.fromarray(np.ascontiguousarray(_thinned(shown)))
+    # With 64 pixels a side 87.3% of the inverted ones are found, with 128 88.4%.
+    small = Image.fromarray(np.ascontiguousarray(_thinned(shown, 128)))
     film = np.asarray(small.resize((32, 32), Image.Resampling.BOX), np.float32)
     flat = film.ravel()
     upright, turned, mean = (_CONTRASTS @ flat).tolist()

@@ -17,6 +17,8 @@ from cxrjax.data.sets.base import Account, WrongFolder, shortlist
 from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
+MAX_TEXT = 2**26  # bytes of a table that is read whole; ChestX-ray14's has 8 million
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
@@ -167,12 +169,14 @@ def by_stem(films: Mapping[str, Path], what: str) -> dict[str, Path]:
 
 
 def read_text(path: Path) -> str:
-    """A text file, unpacked if its name ends in .gz; UserError if it is none."""
+    """A text file, unpacked if its name ends in .gz; UserError if it is none, or too long a one."""
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-                return file.read()
-        return path.read_text(encoding="utf-8-sig")
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            data = file.read(MAX_TEXT + 1)  # a small .gz can unpack to any size
+        if len(data) > MAX_TEXT:
+            raise UserError(f"{path}: more than {MAX_TEXT >> 20} MB of text, which no such table or "
+                            "list has; is it another file?")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, UnicodeDecodeError) as error:

@@ -1,10 +1,12 @@
 """What users get wrong: one line that names the file and the fix, and no film lost in silence."""
 
+import gzip
 import os
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cxrjax.data import sets
+from cxrjax.data.sets import _raw
 from cxrjax.errors import UserError
 from tests.raw_films import (
     NIH,
@@ -572,3 +575,20 @@ def test_official_split_without_its_lists(nih):
     sets.prepare(given)
     with pytest.raises(UserError, match="official split needs test_list.txt.*split='random'"):
         sets.load(given)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
+    path = tmp_path / "Data_Entry_2017.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(65):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"Data_Entry_2017.csv.gz: more than 64 MB of text"):
+        _raw.read_csv(path, ("Image Index",))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * _raw.MAX_TEXT
+    lines = "a,b\r\n1,ä\r\n".encode("utf-8-sig")
+    for name, data in (("t.csv", lines), ("t.csv.gz", gzip.compress(lines))):
+        (tmp_path / name).write_bytes(data)
+        assert _raw.read_csv(tmp_path / name, ("a",)) == [(2, {"a": "1", "b": "ä"})]
