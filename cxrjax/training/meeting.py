@@ -1,12 +1,12 @@
-"""Processes meet before JAX starts, so that from then on one that dies is missed at once.
+"""Processes meet before JAX starts, and from then on one that dies is missed at once.
 
-JAX's own service begins when each process has imported and read what it needs, and waits minutes
-for one that is dead by then. Here every process holds a connection to process 0, at the address
-where that service will be, from the moment at which its command is understood until JAX's own
-heartbeats have begun. A connection that breaks in between is a process that ended.
+JAX's own service begins when each process has imported and read what it needs, waits minutes for
+one that is dead by then, and half a minute for a heartbeat later. Here every process holds a
+connection to process 0, at the address where that service will be, from the moment at which its
+command is understood to its end. A connection that breaks without a word is a process that died.
 
 What is said there is one line each, in this order: HELLO with its number and their count by one who
-comes, WELCOME (or NO and why) by process 0, GO when all have come, BYE by either when JAX watches.
+comes, WELCOME (or NO and why) by process 0, GO when all have come, BYE by either at an orderly end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Meeting:
       number: of processes.
       process: which of them this is.
       wait: seconds in which all must have come.
-      lost: called, in a thread, when another one ended before the meeting did.
+      lost: called, in a thread, when another one died.
 
     Raises:
       UserError: no such address.
@@ -70,7 +70,7 @@ class Meeting:
             raise UserError(f"--coordinator={self._name}: {self._fault}")
 
     def leave(self) -> None:
-        """Every process is watched by JAX from here on."""
+        """Goes in good order: the others need not."""
         self._left = True
         for connection in list(self._there.values()):
             with contextlib.suppress(OSError):

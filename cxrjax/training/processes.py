@@ -5,13 +5,14 @@ is reduced over all of them, and every one holds all weights. Process 0 alone wr
 checkpoints, messages. What a process finds by itself (a request to stop, a damaged file) it tells
 the others with `exchange` before it acts: none may wait for one that went elsewhere.
 
-A process that dies ends the others: its heartbeat stops, or the connection to process 0 breaks.
-JAX's library then aborts the process from a thread of its own; what is said there instead of its
-dump is one line. Until JAX has begun `meeting` does the same.
+A process that dies ends the others: its connection to process 0 breaks (`meeting`), or its
+heartbeat stops. JAX's library then aborts the process from a thread of its own; what is said there
+instead of its dump is one line.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import itertools
 import json
@@ -22,6 +23,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -38,9 +40,10 @@ START = 120  # seconds in which all processes must have come
 HEARTBEAT = 30  # seconds without a sign of life after which a process is dead
 _LONG = 24 * 3600  # of waiting for one that is alive
 _VISIBLE = 30  # seconds in which a file of one machine must be seen by the others
+_GRACE = 1.0  # seconds for a process to say what it has to say before another's end ends it
 _RAW = "CXRJAX_TRACEBACK"  # whoever sets it wants the libraries' own words
 
-_turn = itertools.count()
+_turn, _ending = itertools.count(), threading.Lock()
 _state: dict[str, Any] = {"joined": False, "line": b"", "handler": None, "scratch": None,
                           "meeting": None}
 
@@ -75,7 +78,7 @@ def come(
         raise UserError(f"--process_id={process_id}: of --num_processes={num_processes} they are "
                         f"0 to {num_processes - 1}")
     _say_at_abort(_lost())
-    _state["meeting"] = Meeting(coordinator, num_processes, process_id, wait, _end_with_line)
+    _state["meeting"] = Meeting(coordinator, num_processes, process_id, wait, _end_soon)
 
 
 def join(
@@ -102,6 +105,7 @@ def join(
             raise UserError("--coordinator=auto finds the number of processes and this one's by "
                             "itself: leave --num_processes and --process_id out")
         where, options = "the coordinator", {}
+        _say_at_abort(f"not all processes came to {where} within {wait} s: start every one of them")
     else:
         come(coordinator, num_processes, process_id, wait)
         try:
@@ -117,8 +121,6 @@ def join(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It takes SIGTERM for itself; here that saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
-    _say_at_abort(f"not all processes came to {where} within {wait} s: start every one of them, "
-                  "with its own --process_id, where that machine and port can be reached")
     try:
         if process_id:
             _until_it_listens(coordinator)
@@ -149,7 +151,7 @@ def join(
         logging.set_verbosity(logging.ERROR)
     counts = exchange(str(jax.local_device_count()))
     if _state["meeting"] is not None:
-        _state["meeting"].leave()  # all have joined: their heartbeats are heard
+        atexit.register(_state["meeting"].leave)  # `end` goes without a word
     if len(set(counts)) > 1:
         raise UserError(f"the processes have {', '.join(counts)} devices: every one must have as "
                         "many (CUDA_VISIBLE_DEVICES chooses some)")
@@ -168,9 +170,16 @@ def _until_it_listens(coordinator: str) -> None:
             time.sleep(0.1)
 
 
+def _end_soon() -> None:
+    """Where all have found the same fault and one has ended already, the others say it, too."""
+    time.sleep(_GRACE)
+    _end_with_line()
+
+
 def _end_with_line() -> None:
-    os.write(2, _state["line"])
-    os._exit(LOST)
+    with _ending:  # it is known in several threads at a time, and said once
+        os.write(2, _state["line"])
+        os._exit(LOST)
 
 
 def _lost() -> str:
@@ -291,10 +300,9 @@ def end(status: int | None, error: BaseException | None = None) -> None:
     if error is not None:
         status = 1
         if is_of_others(error) and _RAW not in os.environ:
-            print(_state["line"].decode(), end="", file=sys.stderr)
-            status = LOST
-        else:
-            traceback.print_exception(error)
+            sys.stdout.flush()
+            _end_with_line()
+        traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status or 1)

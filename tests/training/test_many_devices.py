@@ -1,5 +1,6 @@
 """Any number of devices and any size of batch: what the devices do not divide is filled up."""
 
+import csv
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cxrjax.data import input_pipeline
+from cxrjax.data.sets.phantom import LABELS
 from cxrjax.training import steps
 from tests import small_run
 from tests.small_run import SIZE
@@ -43,10 +45,6 @@ def test_one_two_three_and_four_devices_give_the_same_answers(on_eight_devices):
     assert len(np.unique(one[:, 0])) == FILMS
     for answers in many:
         np.testing.assert_allclose(answers, one, rtol=1e-4, atol=1e-5)
-
-
-def _rows(path):
-    return path.read_text().splitlines()[1:]
 
 
 _COMMANDS = (
@@ -91,7 +89,8 @@ def test_every_mode_works_on_any_number_of_devices(tmp_path):
             do(count, *command.format(run=run, out=out, films=films).split())
         report = json.loads((out / "evaluation" / "report.json").read_text())
         assert report["films"] == 23
-        answers = [line.split(",")[2:-1] for line in _rows(out / "new.csv")]
+        with (out / "new.csv").open() as file:
+            answers = [[row[label] for label in LABELS] for row in csv.DictReader(file)]
         probe = json.loads((out / "evaluation" / "probe.json").read_text())
         reports.append((report["networks"]["resnet18"]["macro"], answers, probe))
     for macro, answers, probe in reports[1:]:
@@ -99,4 +98,5 @@ def test_every_mode_works_on_any_number_of_devices(tmp_path):
         np.testing.assert_allclose(
             np.array(answers, float), np.array(reports[0][1], float), atol=2e-6
         )
+        assert len(answers) == 5
         assert probe.keys() == reports[0][2].keys()

@@ -118,7 +118,7 @@ def flat(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme, kills", [("", 16), ("mutual", 4), ("grouped", 4)])
+@pytest.mark.parametrize("scheme, kills", [("", 6), ("mutual", 4), ("grouped", 4)])
 def test_killed_processes_lose_nothing(tmp_path, scheme, kills):
     """One of two is killed at a random moment, the other ends with one line; both start again."""
     train(2, tmp_path / "whole", scheme)
