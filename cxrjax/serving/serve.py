@@ -154,6 +154,9 @@ def make_app(
         enable_monitoring=False, mcp_server=False, theme=theme, css=page_html.STYLE,
         js="() => document.body.classList.add('dark')",
     )
+    # Else gradio would take any file of this machine that a visitor names for an upload: it looks
+    # where a file lies only once it believes that it was launched by itself (tests/serving).
+    blocks.has_launched = True
     app.add_middleware(Guard, folder=folder)
     if is_loopback(host):
         # A site that lets its name point here could read the page in a visitor's browser.

@@ -154,7 +154,7 @@ def test_a_path_that_was_not_uploaded_is_neither_read_nor_deleted(server, tmp_pa
     own = film(tmp_path / "own.png")
     told = told_to_read(address, [str(own), str(folder / ".." / "own.png")], "thief")
     assert not told["success"] or "own.png" not in json.dumps(told["output"])
-    assert own.exists() and sessions.films("thief") == []
+    assert own.exists() and sessions.films("thief") == [] and files_in(folder) == []
 
 
 # --- what the page does, without its server
