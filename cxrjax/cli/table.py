@@ -58,6 +58,8 @@ MODES = {
                     "--workdir=runs/phantom"),
     "view": Mode("cxrjax.serving.viewer.main:main", "look at films and heat maps in a window",
                  "--workdir=runs/phantom --images=new"),
+    "serve": Mode("cxrjax.serving.serve:main", "a page in the browser: drop films, see findings",
+                  "--workdir=runs/phantom"),
     "publish": Mode("cxrjax.serving.publish:main",
                     "give a run away: weights, card and what they decide with, in one folder",
                     "--workdir=runs/phantom --to=phantom_r18"),
@@ -120,6 +122,7 @@ LIST = Kind("A,B,...")
 ADDRESS = Kind("HOST:PORT|auto", _address)
 COUNT = Kind("N", _number(int, "a whole number, 1 or more", 1))
 INDEX = Kind("I", _number(int, "a whole number, 0 or more", 0))
+PORT = Kind("N", _number(int, "a port, 0 (any that is free) to 65535", 0, 65535))
 SHARE = Kind("SHARE", _number(float, "a number above 0 and at most 1", 0, 1, above=True))
 RULE = Kind("RULE")
 PART = Kind("SHARE", _number(float, "a number between 0 and 1, such as 0.02", 1e-9, 1 - 1e-9))
@@ -163,9 +166,9 @@ FLAGS = (
          "--models", WHAT),
     Flag("workdir", "train", PLACE, "folder of the run, new or to go on with", RUN,
          needed="train"),
-    Flag("workdir", "recalibrate calibrate evaluate explain view publish", PLACE,
+    Flag("workdir", "recalibrate calibrate evaluate explain view serve publish", PLACE,
          "folder of a training, or hub:USER/NAME", RUN,
-         needed="recalibrate calibrate evaluate explain view publish"),
+         needed="recalibrate calibrate evaluate explain view serve publish"),
     Flag("workdir", "predict export", PLACE, "folder of a training, or hub:USER/NAME", RUN),
     Flag("model", "predict", PLACE, "file of an export, instead of a run", RUN,
          not_with="workdir"),
@@ -173,13 +176,13 @@ FLAGS = (
          "runs/a,runs/b or 'runs/seed*'", RUN, not_with="workdir"),
     Flag("workdirs", "compare", LIST, "folders of evaluated runs: runs/a,runs/b or 'runs/seed*'",
          RUN, needed="compare"),
-    Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view publish",
+    Flag("checkpoint", "recalibrate calibrate evaluate predict export explain view serve publish",
          one_of("best", "latest"), "which of the run's checkpoints to read", RUN, "best"),
     Flag("trust", "train recalibrate calibrate evaluate compare predict export explain view "
-         "publish", LIST, "modules of your own that the configs of runs may name; they are "
+         "serve publish", LIST, "modules of your own that the configs of runs may name; they are "
          "imported", RUN),
-    Flag("network", "export explain view", TEXT, "which of the run's networks; its merged answer "
-         "if it has one", RUN),
+    Flag("network", "export explain view serve", TEXT, "which of the run's networks; its merged "
+         "answer if it has one", RUN),
     Flag("images", "predict", FILMS, "film, folder or quoted pattern", DATA, needed="predict"),
     Flag("images", "explain view", FILMS, "film, folder or quoted pattern", DATA),
     Flag("images", "recalibrate", FILMS, "films of your own (file, folder or quoted pattern) "
@@ -232,6 +235,11 @@ FLAGS = (
          False),
     Flag("findings", "explain", LIST, "these findings only, as in Mass,Nodule", HEAT),
     Flag("max_films", "explain", COUNT, "films on a contact sheet", HEAT, 12),
+    Flag("host", "serve", TEXT, "address to be reached at; another than this machine's own lets "
+         "others in, without a password", OUT, "127.0.0.1"),
+    Flag("port", "serve", PORT, "of that address", OUT, 7860),
+    Flag("max_films", "serve", COUNT, "films that one session may hold", DATA, 50),
+    Flag("max_mb", "serve", COUNT, "megabytes that one film's file may have", DATA, 64),
     Flag("allow_changed_films", "train", SWITCH, "go on although the films are not those that the "
          "run began with; the run is marked", WHAT, False),
     Flag("allow_seen", "calibrate evaluate compare explain", SWITCH, "also films that the run, or "

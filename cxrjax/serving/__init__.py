@@ -3,5 +3,6 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=[
-    "answer_table", "export", "exported", "library", "onnx_graph", "predict", "sources", "viewer",
+    "answer_table", "export", "exported", "library", "looking", "onnx_graph", "predict", "serve",
+    "sources", "view", "viewer",
 ])

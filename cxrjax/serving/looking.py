@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -140,6 +141,8 @@ def how(network: Network) -> str:
     """What its numbers are and how it decides, in a line."""
     said = "Probabilities are calibrated" if network.calibrated else "Not calibrated"
     by = f"positive by {network.rule}" if network.rule else "no operating points, no decisions"
+    if network.task == "multiclass":
+        by = f"the answer is {network.rule or sources.HIGHEST}"
     return f"{said}; {by}."
 
 
@@ -178,8 +181,11 @@ def describe(run: Run, name: str, answers: Answers | None = None) -> Network:
             values = [found.get(label) for label in labels]
             points = np.array([np.nan if v is None else v for v in values], float)
             rule = answers.rule_in_words
+    # The data set may have masks that this network does not learn.
+    shape = jax.ShapeDtypeStruct((1, *run.config.image_shape), np.float32)
+    outlines = "mask_logits" in jax.eval_shape(run.predict, run.states, shape)[name]
     return Network(
-        name, labels, tuple(run.meta.get("masks", ())),
+        name, labels, tuple(run.meta.get("masks", ())) if outlines else (),
         f"{size} px, step {run.step:,}, trained on {trained_on}", task, points,
         sources.HIGHEST if task == "multiclass" else rule, calibrated,
         run.config.get("intended_use") or PURPOSE,
