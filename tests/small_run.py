@@ -48,7 +48,11 @@ def config(films=8, **model):
 
 def make(films=8, seed=0, **model):
     """The run as `trained.restore` would give it."""
-    made = config(films, **model)
+    return of(config(films, **model), seed)
+
+
+def of(made, seed=0):
+    """The run of any config, with fresh weights."""
     opened = sets.load(made.dataset.to_dict())
     made = experiment.complete(made, opened)
     scheme = scheme_of(made)

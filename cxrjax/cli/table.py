@@ -255,6 +255,8 @@ FLAGS = (
     Flag("format", "export", one_of("jax", "onnx"), "for jax alone (NAME.cxrjax) or for ONNX "
          "(NAME.onnx)", OUT, "jax"),
     Flag("maps", "export", SWITCH, "it gives the heat maps, too", WHAT, False),
+    Flag("with_resize", "export", SWITCH, "films of any size go in: they are resized (and "
+         "artefacts removed) by the program itself", WHAT, False),
     Flag("resume", "predict", SWITCH, "go on with a table that was broken off, or whose folder "
          "has grown", OUT, False),
     Flag("overwrite", "evaluate compare explain", SWITCH, "whatever the folder holds", OUT, False),

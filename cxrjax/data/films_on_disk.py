@@ -110,16 +110,18 @@ def why_no_film(path: pathlib.Path) -> str:
 
 def as_prepared(
     film: UInt8[np.ndarray, "h w"], size: int, options: Mapping[str, Any]
-) -> UInt8[np.ndarray, "{size} {size} 1"]:
+) -> UInt8[np.ndarray, "_ _ 1"]:
     """A film as a data set prepares it, and so as a network takes it.
 
     Artefacts are taken out at the film's own size: after resizing, ribs are as narrow as they.
 
     Args:
       film: as read.
-      size: side of the prepared film in pixels.
+      size: side of the prepared film in pixels; 0: it stays as it is, for what prepares it itself.
       options: of the data set; `fit` and `remove_artifacts` count.
     """
+    if not size:
+        return film[..., None]
     if options.get("remove_artifacts", False):
         film = artifacts.remove_bright_artifacts(film)
     return preprocess.resize(film, size, options.get("fit", "stretch"))[..., None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -15,16 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, UInt8
+from ml_collections import FrozenConfigDict
 from scipy import ndimage
 
 from cxrjax import __version__
+from cxrjax.data import films_on_disk
 from cxrjax.errors import UserError
 from cxrjax.evaluation.compare import find_workdirs
 from cxrjax.explanation import cam, heatmaps
 from cxrjax.models import convolutions
-from cxrjax.serving import card, exported, onnx_graph, sources
+from cxrjax.names import scheme_of
+from cxrjax.serving import card, exported, onnx_graph, preparing, sources
 from cxrjax.serving.sources import Member, Source
 from cxrjax.tables import finite
+from cxrjax.training import experiment, steps
 from cxrjax.training.workdir import replacing, write_text
 
 PLATFORMS = ("cpu", "cuda")
@@ -79,16 +84,32 @@ def golden_film(size: int) -> UInt8[np.ndarray, "1 s s 1"]:
     return np.clip(np.rint(film), 0, 255).astype(np.uint8)[None, :, :, None]
 
 
-def serialize(answer: Callable, size: int) -> bytes:
-    """The function with its weights, for any number of films and the `PLATFORMS`."""
-    (batch,) = jax_export.symbolic_shape("b")
-    film = jax.ShapeDtypeStruct((batch, size, size, 1), np.uint8)
+def whole_film(size: int) -> UInt8[np.ndarray, "1 h w 1"]:
+    """`golden_film` as a film that has yet to be prepared: larger, no square, a wire across it."""
+    film = golden_film(2 * size + 5)[:, : size + size // 2 + 2].copy()
+    film[:, :, size : size + 3] = 255
+    return film
+
+
+def prepared_inside(answer: Callable, size: int, preparation: Mapping[str, Any]) -> Callable:
+    """The answer to films u8[b, h, w, 1] of any size, which it prepares itself."""
+    return lambda film: answer(preparing.prepare(film, size, preparation))
+
+
+def serialize(answer: Callable, size: int | None) -> bytes:
+    """The function with its weights, for any number of films and the `PLATFORMS`.
+
+    `size` is the side of the films; None: any height and width.
+    """
+    batch, height, width = jax_export.symbolic_shape("b, h, w")
+    film = jax.ShapeDtypeStruct((batch, size or height, size or width, 1), np.uint8)
     with convolutions.traced_for("each"):
         return bytes(jax_export.export(jax.jit(answer), platforms=PLATFORMS)(film).serialize())
 
 
 def manifest_of(
-    members: Sequence[Member], names: Sequence[str], source: Source, maps: Any
+    members: Sequence[Member], names: Sequence[str], source: Source, maps: Any,
+    with_resize: bool = False,
 ) -> dict[str, Any]:
     """All that is to be known of the network without the program; hashes are added in writing."""
     first = members[0].run
@@ -100,12 +121,15 @@ def manifest_of(
         "cxrjax": __version__, "jax": jax.__version__, "flax": flax.__version__,
         "labels": list(source.labels), "task": source.task,
         "network": source.networks[0] if len(members) > 1 else names[0],
-        "input": {"shape": ["b", size, size, 1], "dtype": "uint8",
-                  "meaning": "8-bit gray, white is dense; resized, artefacts removed where "
-                             "'preparation' says so"},
+        "input": {"shape": ["b", *(["h", "w"] if with_resize else [size, size]), 1],
+                  "dtype": "uint8",
+                  "meaning": "8-bit gray, white is dense; " + (
+                      "of any size, which the program prepares" if with_resize else
+                      "resized, artefacts removed where 'preparation' says so")},
         "output": {"probabilities": ["b", len(source.labels)],
                    **({"map": ["b", *maps]} if maps else {})},
-        "preparation": {"fit": "stretch", "remove_artifacts": False, **preparation},
+        "preparation": {"fit": "stretch", "remove_artifacts": False, **preparation,
+                        "size": size, "inside": with_resize},
         "normalisation": {"inside": True, "values": "0..255 become 0..1, then (x - mean) / std",
                           "mean": first.config.normalize.mean, "std": first.config.normalize.std},
         "platforms": list(PLATFORMS),
@@ -153,7 +177,7 @@ def _provenance(own: Member, name: str) -> dict[str, Any]:
 def main(
     workdir: str | None, output: str | None, workdirs: str | None = None,
     checkpoint: str = "best", network: str | None = None, maps: bool = False, tta: bool = False,
-    overwrite: bool = False, format: str = "jax",
+    overwrite: bool = False, format: str = "jax", with_resize: bool = False,
 ) -> None:
     """`--mode=export`: writes the file, and checks it against what `predict` answers.
 
@@ -168,6 +192,9 @@ def main(
                         f"{suffix}")
     if format == "onnx":
         _need_onnx()
+        if with_resize:
+            raise UserError("--with_resize is for --format=jax: ONNX has no resizing as "
+                            f"Pillow's; {path.name}.json will say how its films are prepared")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: --overwrite replaces it")
     if not path.resolve().parent.is_dir():
@@ -186,35 +213,41 @@ def main(
                         f"({'; '.join(str(way) for way in source.ways)}): one file takes one")
     if format == "onnx":
         difference = write_onnx(path, members, names, source, maps)
+        if any(_in_float32(own) is not own for own in members):
+            print(f"{path} computes in float32, the run in bfloat16")
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, beside it {path.name}.json; "
               f"onnxruntime differs by {difference:.1g} from JAX")
         return
-    difference = write(path, members, names, source, maps)
+    difference = write(path, members, names, source, maps, with_resize)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, {' and '.join(PLATFORMS)}; its golden "
           f"pair differs by {difference:.1g} from predict")
 
 
 def write(
     path: pathlib.Path, members: Sequence[Member], names: Sequence[str], source: Source,
-    maps: bool = False,
+    maps: bool = False, with_resize: bool = False,
 ) -> float:
     """Writes the file and reads it back; the largest difference from what `predict` answers."""
-    size = source.ways[0][0]
+    size, preparation = source.ways[0]
     answer = answer_of(members, names, maps)
+    if with_resize:
+        answer = prepared_inside(answer, size, preparation)
     try:
-        program = serialize(answer, size)
+        program = serialize(answer, None if with_resize else size)
     except (TypeError, ValueError, NotImplementedError) as error:
         words = " ".join(str(error).split())[:300]
         raise UserError(f"{', '.join(names)} cannot be exported ({type(error).__name__}: {words})"
                         ) from None
-    film = golden_film(size)
+    film = whole_film(size) if with_resize else golden_film(size)
     rebuilt = jax.jit(jax_export.deserialize(bytearray(program)).call)(film)
     golden = {"film": film, **{key: np.asarray(value) for key, value in rebuilt.items()}}
-    batch = np.repeat(film, source.batch, axis=0)
+    ready = (films_on_disk.as_prepared(film[0, ..., 0], size, preparation)[None] if with_resize
+             else film)
+    batch = np.repeat(ready, source.batch, axis=0)
     (ours,) = source.finish(source.start([batch]), 1).values()
     difference = float(np.abs(ours.probabilities - golden["probabilities"]).max())
     manifest = manifest_of(members, names, source,
-                           golden["map"].shape[1:] if maps else None)
+                           golden["map"].shape[1:] if maps else None, with_resize)
     if not difference <= (SAME if manifest["tolerance"] == TOLERANCE["float32"]
                           else manifest["tolerance"]):
         raise UserError(f"{', '.join(names)}: what was exported differs by {difference:.2g} from "
@@ -222,6 +255,28 @@ def write(
     exported.write(path, program, manifest, golden)
     exported.check_golden(exported.read(path), path)
     return difference
+
+
+def _in_float32(own: Member) -> Member:
+    """The run with a network that computes in float32, whatever it was trained in.
+
+    ONNX has few operations on bfloat16, and its runtimes fewer.
+    """
+
+    def changed(fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {key: "float32" if (key, value) == ("dtype", "bfloat16") else changed(value)
+                for key, value in fields.items()}
+
+    fields = own.run.config.to_dict()
+    if changed(fields) == fields:
+        return own
+    config = FrozenConfigDict(experiment.as_tuples(changed(fields)))
+    predict = scheme_of(config).make_predict(config)
+    predict = steps.with_mirror(predict) if own.run.tta else predict
+    return dataclasses.replace(
+        own, run=dataclasses.replace(own.run, config=config, predict=predict))
 
 
 def _need_onnx() -> None:
@@ -240,10 +295,12 @@ def write_onnx(
       The largest difference of its outputs from JAX's.
 
     Raises:
-      UserError: a part of the network that is not translated, by its name, or another answer.
+      UserError: a part of the network that is not translated, by its name, weights of more than 2
+        GiB, or another answer.
     """
     import onnxruntime
 
+    members = [_in_float32(own) for own in members]
     size, answer = source.ways[0][0], answer_of(members, names, maps)
     with convolutions.traced_for("plain"):
         data = onnx_graph.to_model(answer, size, names[0]).SerializeToString()

@@ -2,7 +2,8 @@
 
 `NAME.cxrjax` is a zip of three members, and jax alone reads them:
 
-    model.stablehlo   the network and its weights, by `jax.export`: films u8[b, S, S, 1] in,
+    model.stablehlo   the network and its weights, by `jax.export`: films u8[b, S, S, 1] in (of any
+                      size where it prepares them itself),
                       {'probabilities': f32[b, K], 'map': f32[b, K, h, w] where asked for} out
     manifest.json     labels, how films are prepared, operating points, calibration, figures, where
                       it is from, what it is for, and the hashes of the other two and of itself
@@ -99,10 +100,13 @@ def read(path: pathlib.Path) -> Exported:
         golden = _arrays(members[GOLDEN])
         program = export.deserialize(bytearray(members[PROGRAM]))
         (film,) = program.in_avals
-        side = manifest["input"]["shape"][1]
-        if str(film.dtype) != "uint8" or film.shape[1:] != (side, side, 1):
+        sides = tuple(manifest["input"]["shape"][1:3])
+        if str(film.dtype) != "uint8" or tuple(map(str, film.shape[1:])) != (
+                *map(str, sides), "1"):
             raise ValueError(f"it takes {film}")
-        if golden["film"].shape[1:] != film.shape[1:] or golden["film"].dtype != np.uint8:
+        pair = golden["film"]
+        if pair.dtype != np.uint8 or pair.ndim != 4 or not inside(manifest) and (
+                pair.shape[1:] != film.shape[1:]):
             raise ValueError("the golden film is of another size")
         if golden["probabilities"].shape != (len(golden["film"]), len(manifest["labels"])):
             raise ValueError("the golden answer is to other labels")
@@ -155,6 +159,11 @@ def _arrays(data: bytes) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
+def inside(manifest: Mapping[str, Any]) -> bool:
+    """Whether the program prepares films of any size itself."""
+    return bool(manifest["preparation"].get("inside"))
+
+
 def check_golden(found: Exported, path: pathlib.Path) -> float:
     """The largest difference of the golden pair, computed here.
 
@@ -195,9 +204,11 @@ def source(path: pathlib.Path) -> Source:
     def finish(started, films):
         return {name: Answered(np.asarray(started["probabilities"], np.float64)[:films])}
 
+    # What takes any size is given one film at a time, as it is.
+    way, batch = (0, 1) if inside(facts) else (facts["input"]["shape"][1], BATCH)
     return Source(
         labels=labels, task=facts["task"], networks=(name,),
-        ways=((facts["input"]["shape"][1], facts["preparation"]),), batch=BATCH, devices=1,
+        ways=((way, facts["preparation"]),), batch=batch, devices=1,
         thresholds=thresholds,
         rule=HIGHEST if facts["task"] == "multiclass" else points["rule"] * bool(thresholds),
         calibrated=facts["calibrated"], spread=False,

@@ -2,7 +2,8 @@
 
 jax2onnx does this for any program, but it holds Orbax below 0.11.37 and cannot be installed beside
 this package. Networks in evaluation need few primitives, and those are here; another one is refused
-by its name. What does not depend on the films is computed while translating and becomes a constant.
+by its name. What does not depend on the films is computed while translating and becomes a constant;
+what no output depends on (a decoder whose mask nobody asks for) is left out, translated or not.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from jax.extend.core import Literal
 from cxrjax.errors import UserError
 
 OPSET = 17
+MOST = 2**31 - 2**20  # bytes: a file of ONNX is one protocol buffer, which ends at 2 GiB
+_REFUSED = "NotTranslated"  # a node that stands for what has no translation, until it is needed
 _SAME = {
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
-    "pow": "Pow", "exp": "Exp", "log": "Log", "tanh": "Tanh", "sqrt": "Sqrt", "neg": "Neg",
+    "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max",
+    "min": "Min", "pow": "Pow", "exp": "Exp", "log": "Log", "tanh": "Tanh", "sqrt": "Sqrt",
+    "neg": "Neg",
     "abs": "Abs", "erf": "Erf", "logistic": "Sigmoid", "sign": "Sign", "floor": "Floor",
     "gt": "Greater", "lt": "Less", "ge": "GreaterOrEqual", "le": "LessOrEqual", "eq": "Equal",
     "and": "And", "or": "Or", "not": "Not", "copy": "Identity", "copy_p": "Identity",
@@ -36,7 +40,7 @@ def to_model(function: Callable, size: int, title: str) -> Any:
     """An `onnx.ModelProto` of {name: array} = function(film u8[b, size, size, 1]), b free.
 
     Raises:
-      UserError: a primitive that is not translated.
+      UserError: a primitive that is not translated, or weights that one file cannot hold.
     """
     from onnx import TensorProto, helper
 
@@ -52,6 +56,7 @@ def to_model(function: Callable, size: int, title: str) -> Any:
         graph.node("Identity", [graph.name(graph.get(values, var))], out=name)
         dims = ["b" if not isinstance(d, int) else d for d in var.aval.shape]
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
+    graph.prune(sorted(shapes))
     inputs = [helper.make_tensor_value_info("film", TensorProto.UINT8, ["b", size, size, 1])]
     made = helper.make_graph(graph.nodes, title, inputs, outputs, graph.constants)
     return helper.make_model(
@@ -91,11 +96,31 @@ class _Graph:
             self.constants.append(numpy_helper.from_array(array, f"c{self._count}"))
         return self._known[id(value)][1]
 
+    def prune(self, outputs: Sequence[str]) -> None:
+        """Leaves out what the outputs do not depend on.
+
+        Raises:
+          UserError: they depend on what is not translated, or the constants are too many.
+        """
+        needed, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if needed & set(node.output):
+                if node.op_type == _REFUSED:
+                    raise UserError(node.attribute[0].s.decode())
+                kept.append(node)
+                needed |= set(node.input)
+        self.nodes = kept[::-1]
+        self.constants = [c for c in self.constants if c.name in needed]
+        size = sum(len(c.raw_data) for c in self.constants)
+        if size > MOST:
+            raise UserError(f"the weights are {size / 2**30:.1f} GiB, and a file of ONNX ends at "
+                            "2 GiB: export it without --format")
+
     def ints(self, *values: Any) -> str:
         return self.name(np.array(values, np.int64))
 
     def get(self, values: dict, var: Any) -> Any:
-        return np.asarray(var.val) if isinstance(var, Literal) else values[var]
+        return np.asarray(var.val, var.aval.dtype) if isinstance(var, Literal) else values[var]
 
     def run(self, equations: Sequence[Any], values: dict) -> None:
         """Translates equations in order; `values` gains what they give."""
@@ -123,19 +148,27 @@ class _Graph:
             if name == "optimization_barrier":
                 values.update(zip(eqn.outvars, given))
                 continue
-            if name == "split":
-                values.update(zip(eqn.outvars, self._split(eqn, given[0])))
+            if all(0 in getattr(v.aval, "shape", ()) for v in eqn.outvars):  # padding by nothing
+                values.update((v, np.zeros(0, v.aval.dtype)) for v in eqn.outvars)
                 continue
-            translate = getattr(self, f"_{name}", None)
-            if name in _SAME:
-                kind = _SAME[name]
-                found = self.node(kind, [self.name(v) for v in given])
-            elif translate is not None:
-                found = translate(eqn, *given)
-            else:
-                raise UserError(f"the network computes {name!r}, which is not translated to ONNX: "
-                                "export it without --format")
-            values[eqn.outvars[0]] = found
+            try:
+                found = self._translated(name, eqn, given)
+            except UserError as error:
+                found = [self.node(_REFUSED, [], words=str(error)) for _ in eqn.outvars]
+            values.update(zip(eqn.outvars, found))
+
+    def _translated(self, name: str, eqn: Any, given: Sequence[Any]) -> Sequence[str]:
+        if name == "split":
+            return self._split(eqn, given[0])
+        if name == "unstack":
+            return self._unstack(eqn, given[0])
+        if name in _SAME:
+            return [self.node(_SAME[name], [self.name(v) for v in given])]
+        translate = getattr(self, f"_{name.replace('-', '_')}", None)
+        if translate is None:
+            raise UserError(f"the network computes {name!r}, which is not translated to ONNX: "
+                            "export it without --format")
+        return [translate(eqn, *given)]
 
     # --- shapes ---------------------------------------------------------------------------------
 
@@ -173,15 +206,24 @@ class _Graph:
         return self.node("Transpose", [self.name(value)], perm=list(eqn.params["permutation"]))
 
     def _concatenate(self, eqn, *given):
-        return self.node("Concat", list(map(self.name, given)), axis=eqn.params["dimension"])
+        given = [self.name(v) for v, own in zip(given, eqn.invars) if 0 not in own.aval.shape]
+        return self.node("Concat", given, axis=eqn.params["dimension"])
 
     def _stack(self, eqn, *given):
         axis = eqn.params["axis"]
         shape = [1 if i == axis else d for i, d in enumerate(eqn.outvars[0].aval.shape)]
         return self.node("Concat", [self._to_shape(v, shape) for v in given], axis=axis)
 
+    def _unstack(self, eqn, value):
+        axis = eqn.params["axis"]
+        return [self.node("Gather", [self.name(value), self.name(np.array(i, np.int64))], axis=axis)
+                for i in range(len(eqn.outvars))]
+
     def _cut(self, value, start, stop, steps):
         axes = [i for i, a in enumerate(start) if isinstance(stop[i], int)]
+        if any(i not in axes and (a != 0 or steps[i] != 1) for i, a in enumerate(start)):
+            raise UserError("a 'slice' of the films is not translated to ONNX: export it without "
+                            "--format")
         return self.node("Slice", [
             self.name(value), self.ints(*(start[i] for i in axes)),
             self.ints(*(stop[i] for i in axes)), self.ints(*axes),
@@ -221,6 +263,42 @@ class _Graph:
         raise UserError("a 'gather' of this kind is not translated to ONNX: export it without "
                         "--format")
 
+    def _scatter_add(self, eqn, value, places, more):
+        """Sums at known places along one axis: what is left of x[:, places] in a gradient."""
+        numbers, shape = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
+        axes = numbers.scatter_dims_to_operand_dims
+        others = [i for i in range(len(shape)) if i not in axes]
+        if (isinstance(places, str) or places.ndim != 2 or len(axes) != 1
+                or getattr(numbers, "operand_batching_dims", ())
+                or tuple(numbers.inserted_window_dims) != tuple(axes)
+                or tuple(numbers.update_window_dims) != tuple(others)):
+            raise UserError("a 'scatter' of this kind is not translated to ONNX: export it without "
+                            "--format")
+        (axis,) = axes
+        which = np.zeros((len(places), shape[axis]), np.float32)
+        which[np.arange(len(places)), places[:, 0]] = 1
+        last = [*others, axis]
+        more = self.node("Transpose", [self.name(more)], perm=last)
+        sums = self.node("MatMul", [more, self.name(which)])
+        sums = self.node("Transpose", [sums], perm=np.argsort(last).tolist())
+        return self.node("Add", [self.name(value), sums])
+
+    def _apart(self, value, shape, steps):
+        """The value with `steps` - 1 zeros after each number but the last, along each axis."""
+        for axis, step in enumerate(steps):
+            if step == 1:
+                continue
+            between = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
+            pads = [0] * (2 * len(between))
+            pads[len(between) + axis + 1] = step - 1
+            value = self.node("Pad", [self._to_shape(value, between), self.ints(*pads)])
+            shape = [*shape[:axis], shape[axis] * step, *shape[axis + 1 :]]
+            value = self.node("Slice", [
+                self._to_shape(value, shape), self.ints(0), self.ints(shape[axis] - step + 1),
+                self.ints(axis)])
+            shape = [*shape[:axis], shape[axis] - step + 1, *shape[axis + 1 :]]
+        return value
+
     def _rev(self, eqn, value):
         axes = eqn.params["dimensions"]
         return self.node("Slice", [
@@ -230,7 +308,10 @@ class _Graph:
     def _pad(self, eqn, value, fill):
         config = eqn.params["padding_config"]
         if any(inner for _, _, inner in config):
-            raise UserError("padding between pixels is not translated to ONNX")
+            if isinstance(fill, str) or np.any(fill != 0):
+                raise UserError("a 'pad' between pixels with other than zeros is not translated to "
+                                "ONNX: export it without --format")
+            value = self._apart(value, eqn.invars[0].aval.shape, [c[2] + 1 for c in config])
         pads = self.ints(*(c[0] for c in config), *(c[1] for c in config))
         return self.node("Pad", [self.name(value), pads, self.name(fill)])
 
@@ -300,9 +381,12 @@ class _Graph:
     def _conv_general_dilated(self, eqn, x, kernel):
         p = eqn.params
         spec = p["dimension_numbers"]
-        if any(d != 1 for d in p["lhs_dilation"]) or p["batch_group_count"] != 1:
-            raise UserError("a transposed convolution is not translated to ONNX")
+        if p["batch_group_count"] != 1 or any(side < 0 for pair in p["padding"] for side in pair):
+            raise UserError("a convolution of this kind is not translated to ONNX: export it "
+                            "without --format")
         x = self.node("Transpose", [self.name(x)], perm=list(spec.lhs_spec))
+        shape = [eqn.invars[0].aval.shape[i] for i in spec.lhs_spec]
+        x = self._apart(x, shape, [1, 1, *p["lhs_dilation"]])
         if isinstance(kernel, str):
             kernel = self.node("Transpose", [kernel], perm=list(spec.rhs_spec))
         else:
