@@ -70,7 +70,7 @@ def on_eight_devices() -> dict[str, list[float]]:
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": flags}
     names = ["tests.training.test_steps", "tests.training.schemes.test_mutual",
-             "tests.training.test_many_devices"]
+             "tests.training.test_many_devices", "tests.training.test_cache_on_device"]
     done = subprocess.run([sys.executable, "-c", _ON_EIGHT, *names], env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -42,10 +42,17 @@ class Selection:
 
 
 class Cached:
-    """A source that keeps every record it has made: for films that are costly to make and few."""
+    """A source that keeps every record it has made: for films that are costly to make and few.
+
+    `uncached` is the source that makes them.
+    """
 
     def __init__(self, source: Any):
         self._source, self._kept, self._lock = source, {}, threading.Lock()
+
+    @property
+    def uncached(self) -> Any:
+        return self._source
 
     def __len__(self) -> int:
         return len(self._source)
@@ -90,33 +97,84 @@ def train_iterator(
     Returns:
       A grain.DatasetIterator.
     """
-    import grain  # brings Orbax with it: most of a second
-
     processes = jax.process_count()
     if batch_size % processes:
         raise UserError(
             f"config.batch_size = {batch_size} is not divisible by the {processes} processes"
         )
-    if not len(positions):
-        raise UserError("the training split holds no film: see the split options of the data set")
-    shuffled = (
-        grain.MapDataset.source(Selection(films.source, positions)).seed(seed).shuffle().repeat()
-    )
+    shuffled = _endless(Selection(films.source, positions), seed)
     if processes > 1:
         shuffled = _share(shuffled, batch_size, jax.process_index(), processes)
-    dataset = (
-        shuffled
-        .batch(batch_size // processes, drop_remainder=True)
-        .batch(steps_per_call, drop_remainder=True)
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
+    calls = shuffled.batch(batch_size // processes, drop_remainder=True).batch(
+        steps_per_call, drop_remainder=True
     )
-    if reading_processes:
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=reading_processes, per_worker_buffer_size=2
-            )
+    return iter(_read(calls, threads, reading_processes))
+
+
+def _endless(source: Any, seed: int) -> Any:
+    """The one order of every training: a fresh permutation of the source for each epoch."""
+    import grain  # brings Orbax with it: most of a second
+
+    if not len(source):
+        raise UserError("the training split holds no film: see the split options of the data set")
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+
+def _read(dataset: Any, threads: int, processes: int = 0) -> Any:
+    """A grain.MapDataset's elements in order, made ahead by threads, in processes where asked."""
+    import grain
+
+    elements = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    )
+    if processes:
+        elements = elements.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=2)
         )
-    return iter(dataset)
+    return elements
+
+
+class TrainOrder:
+    """The order of `train_iterator` without the films: rows of `positions`, i32[T, B] a call.
+
+    Of several processes each gives the whole of every batch. The states are those of a
+    `train_iterator` with as many reading processes, so that either goes on from the other's.
+
+    Args:
+      number: of films.
+      batch_size, steps_per_call, seed, threads, reading_processes: as there.
+    """
+
+    def __init__(self, number: int, batch_size: int, steps_per_call: int, seed: int,
+                 threads: int = 2, reading_processes: int = 0):
+        calls = _endless(range(number), seed).batch(
+            batch_size * steps_per_call, drop_remainder=True
+        )
+        self._calls, self._shape = iter(_read(calls, threads)), (steps_per_call, batch_size)
+        self._processes = reading_processes
+
+    def __next__(self) -> np.ndarray:
+        return np.asarray(next(self._calls), np.int32).reshape(self._shape)
+
+    def get_state(self) -> dict[str, Any]:
+        """As JSON: how many calls there were, as grain writes it."""
+        done, readers = self._calls.get_state()["next_index"], self._processes
+        if not readers:
+            return {"next_index": done}
+        return {
+            "next_index_in_cycle": done % readers, "next_index_in_datasets": readers,
+            "iterators_in_use_indices": list(range(readers)),
+            # Reader i makes every call whose number is i more than a multiple of theirs.
+            "iterators_in_use_states": [
+                {"next_index": (done - i + readers - 1) // readers} for i in range(readers)
+            ],
+            "exhausted": [0] * readers, "future_states": {},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        parts = state.get("iterators_in_use_states", [state])
+        self._calls.set_state({"next_index": sum(part["next_index"] for part in parts)})
 
 
 def _share(dataset: Any, batch_size: int, process: int, processes: int) -> Any:
@@ -176,20 +234,24 @@ def eval_batches(
     Yields:
       (batch {key: [B, ...]}, ids of its real films).
     """
-    import grain
-
     positions = np.asarray(positions)
     ids = films.table["id"][positions]
-    dataset = (
-        grain.MapDataset.source(Selection(films.source, positions))
-        .batch(batch_size, drop_remainder=False)
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
-    )
     start = 0
-    for batch in dataset:
+    for batch in in_order(films.source, positions, batch_size, threads):
         count = len(batch["weight"])
         yield pad(batch, batch_size), [str(i) for i in ids[start : start + count]]
         start += count
+
+
+def in_order(
+    source: Any, positions: np.ndarray, batch_size: int, threads: int = 2,
+    reading_processes: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every film once, in order: {key: [B, ...]}; the last batch holds what is left."""
+    import grain
+
+    chosen = grain.MapDataset.source(Selection(source, positions))
+    yield from _read(chosen.batch(batch_size, drop_remainder=False), threads, reading_processes)
 
 
 def labels_of(films: Films, positions: np.ndarray) -> np.ndarray:

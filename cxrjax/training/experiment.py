@@ -48,6 +48,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.seed = 0
     config.dataset = dataset_options(dataset, image_size)
     config.cache_in_memory = False  # keep every film once read; for small sets
+    config.cache_on_device = False  # the training films lie in the devices' memory
     # 0 reads in threads alone, enough for prepared films. A run keeps its number.
     config.reading_processes = 0
     config.threads = 2

@@ -150,7 +150,7 @@ def _save(run: start.Setup, which: str, states: Any, progress: start.Progress) -
     meta = {**run.meta, "history": progress.history()}
     if which == "best" and hasattr(run.evaluated, "said"):
         meta["recalibrated"] = run.evaluated.said
-    run.checkpoints.save(which, progress.step, states, run.iterator, run.as_json, meta)
+    run.checkpoints.save(which, progress.step, states, run.stream, run.as_json, meta)
 
 
 def _check(

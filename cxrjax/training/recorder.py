@@ -13,7 +13,7 @@ from clu import parameter_overview, profiler
 from tqdm import tqdm
 
 from cxrjax.names import program
-from cxrjax.training import devices, processes, steps, validation, writers
+from cxrjax.training import devices, processes, validation, writers
 from cxrjax.training.clock import Clock
 from cxrjax.training.optim import make_optimizer
 from cxrjax.training.start import Progress, Setup
@@ -64,9 +64,7 @@ class Recorder(contextlib.AbstractContextManager):
     def next_batch(self) -> dict[str, jax.Array]:
         """The next call's batches on the devices; what it takes counts as waiting."""
         with self._clock.waiting():
-            batch = dict(next(self._run.iterator))
-            self._positions = batch.pop("position")
-            batch = steps.shard(batch, self._run.mesh, axis=1)
+            self._positions, batch = next(self._run.stream)
         if not self._calls:
             self._compiling = time.perf_counter()
             tqdm.write("compiling the training step")

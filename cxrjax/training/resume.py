@@ -16,12 +16,13 @@ SHOWN = 3  # ids in a message
 # The first of them may also differ between the processes of one training, on several machines.
 PER_MACHINE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
                "cache_in_memory")
-MAY_CHANGE = (*PER_MACHINE, "log_every", "eval_batch_size", "keep", "patience", "on_hub")
+MAY_CHANGE = (*PER_MACHINE, "cache_on_device", "log_every", "eval_batch_size", "keep", "patience",
+              "on_hub")
 # Fields that runs of before have not, and the values that do what those runs did. An optimizer's
 # are those of each network's as well.
 ADDED: dict[str, Any] = {"dataset.reading": 1, "normalize.source": "",
                          "optimizer.layer_decay": 0.0, "optimizer.freeze": "",
-                         "recalibrate": False}
+                         "recalibrate": False, "cache_on_device": False}
 
 
 def check_same(

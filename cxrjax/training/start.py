@@ -19,7 +19,6 @@ import numpy as np
 from absl import logging
 from ml_collections import FrozenConfigDict
 
-from cxrjax.data import input_pipeline
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import guarded, scheme_of
@@ -31,6 +30,7 @@ from cxrjax.training import (
     provenance,
     resume,
     steps,
+    stream,
     validation,
 )
 from cxrjax.training.checksums import checksum_of, checksums_of
@@ -48,7 +48,7 @@ class Setup:
       config: completed.
       films: the opened data set.
       mesh: of all devices.
-      iterator: the training stream; it knows its position.
+      stream: the training stream (`stream`); it knows its position.
       step: compiled (states, batches[T, ...], key) -> (states, logs[T]).
       step_key: that the randomness of all steps follows from.
       validate: states -> (scores, predictions).
@@ -63,7 +63,7 @@ class Setup:
     as_json: dict[str, Any]
     films: Films
     mesh: jax.sharding.Mesh
-    iterator: Any
+    stream: Any
     step: Callable
     step_key: jax.Array
     validate: validation.Validation
@@ -140,7 +140,8 @@ def begin(
     mesh = steps.make_mesh()
     steps.check_batch_size(config.batch_size, mesh.size)
     scheme = scheme_of(config)
-    iterator = _stream(config, films)
+    prepares = hasattr(scheme, "prepare")
+    training_stream = stream.open_stream(config, films, mesh, trained_on=not prepares)
     _, step_key = steps.keys_of(config.seed)
     validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
     template = _networks_of(config)
@@ -152,12 +153,13 @@ def begin(
         if jax.process_count() > 1:
             raise UserError("config.recalibrate is of one process: with several train without it, "
                             "then recalibrate the run (--mode=recalibrate)")
-        if hasattr(scheme, "prepare"):
+        if prepares:
             raise UserError(f"config.recalibrate: what the scheme {config.scheme.name} is trained "
                             "on is made once, by batch statistics that stay")
         evaluated = batch_statistics.OfTrainingFilms(config, films)
     setup = Setup(
-        workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh, iterator=iterator,
+        workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh,
+        stream=training_stream,
         step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
         validate=validate, evaluated=evaluated,
         checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)), meta=meta,
@@ -173,7 +175,9 @@ def begin(
         for said in [*warnings, *provenance.prepared_otherwise(config)]:
             logging.warning(said)
     else:
-        states, meta, step = setup.checkpoints.restore(steps.place(template, mesh), iterator)
+        states, meta, step = setup.checkpoints.restore(
+            steps.place(template, mesh), training_stream
+        )
         resume.check_same(meta, setup.meta, str(workdir), allow_changed_films)
         progress = Progress(step, **meta["history"])
         setup.meta["seen"] = provenance.continued(
@@ -200,24 +204,17 @@ def _of_the_run(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _stream(config: Any, films: Films) -> Any:
-    return input_pipeline.train_iterator(
-        films, films.splits["train"], config.batch_size, config.steps_per_call, config.seed,
-        config.threads, config.reading_processes,
-    )
-
-
 def _prepared(setup: Setup, states: Any) -> Setup:
     """The setup with the films as the scheme makes them once, where it does (`prepare`)."""
     config, scheme = setup.config, scheme_of(setup.config)
     if not hasattr(scheme, "prepare"):
         return setup
     films = scheme.prepare(config, setup.films, states, setup.mesh)
-    iterator = _stream(config, films)
-    iterator.set_state(setup.iterator.get_state())
+    own = stream.open_stream(config, films, setup.mesh)
+    own.set_state(setup.stream.get_state())
     predict = scheme.make_predict(config)
     validate = validation.Validation(config, films, setup.mesh, predict)
-    return dataclasses.replace(setup, films=films, iterator=iterator, validate=validate)
+    return dataclasses.replace(setup, films=films, stream=own, validate=validate)
 
 
 def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -128,8 +128,9 @@ def out_of_memory_told() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            "the device's memory does not suffice: lower config.batch_size, or set "
-            "config.model.remat=true or config.model.dtype=bfloat16 where the network has them "
+            "the device's memory does not suffice: lower config.batch_size, leave "
+            "config.cache_on_device off, or set config.model.remat=true or "
+            "config.model.dtype=bfloat16 where the network has them "
             f"({' '.join(str(error).split())[:160]})"
         ) from None
 
