@@ -174,8 +174,8 @@ def read_text(path: Path) -> str:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             data = file.read(MAX_TEXT + 1)  # a small .gz can unpack to any size
         if len(data) > MAX_TEXT:
-            raise UserError(f"{path}: more than {MAX_TEXT >> 20} MB of text, which no such table or "
-                            "list has; is it another file?")
+            raise UserError(f"{path}: more than {MAX_TEXT >> 20} MB of text, which no such table "
+                            "or list has; is it another file?")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
