@@ -121,6 +121,9 @@ def head(report: Mapping[str, Any]) -> list[str]:
                        ("only_there", "only there, of which the run knows nothing")):
         if own[key]:
             lines.append(f"- {words}: {len(own[key])} ({', '.join(own[key])})")
+    if own.get("masks_not_judged"):
+        both = ", ".join(own["masks_not_judged"])
+        lines.append(f"- masks on both sides, not judged here: {both}")
     lines.append("- prepared as at home" + (f": {'; '.join(own['prepared_as_home'])}"
                                             if own["prepared_as_home"] else ""))
     if own["calibration_left_out"]:

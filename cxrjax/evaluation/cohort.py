@@ -18,14 +18,18 @@ from cxrjax.evaluation import plots
 from cxrjax.tables import table
 
 NOTABLE = 0.1  # a standardised difference from which two groups are unlike (Austin, Stat Med 2009)
-_TITLES = {"train": "training", "val": "validation", "test": "test"}
+HOME_TRAIN, HOME_VAL, HERE = "home_train", "home_val", "here"  # of a run judged elsewhere
+_TITLES = {"train": "training", "val": "validation", "test": "test", HOME_TRAIN: "home, training",
+           HOME_VAL: "home, validation", HERE: "judged here"}
 _SEX = {"F": "female", "M": "male"}
 _SHOWN = 8  # views or sites in a table; the rest are one row
 
 Facts = dict[str, Any]
 
 
-def describe(films: Films, account: Account | None = None) -> Facts:
+def describe(
+    films: Films, account: Account | None = None, splits: Sequence[str] = SPLITS
+) -> Facts:
     """JSON-able: each split's films and patients, and how they came there.
 
     Returns:
@@ -42,9 +46,41 @@ def describe(films: Films, account: Account | None = None) -> Facts:
         "rows": None, "dropped": {}}
     return {
         "unit": unit, "one of n": films.task == "multiclass",
-        "splits": {split: _of_split(films, split, unit) for split in SPLITS},
+        "splits": {split: _of_split(films, split, unit) for split in splits},
         "flow": {**flow, "stored": len(films.source), "left out": dict(info.get("left_out", {}))},
     }
+
+
+def beside_home(
+    home: Facts | None, films: Films, account: Account | None, names: Mapping[str, str]
+) -> Facts:
+    """`describe` of films elsewhere, beside those that the run was trained and tuned on.
+
+    Args:
+      home: of the run's own films; None where it is not known.
+      films: with those that are judged as their test split.
+      account: of their preparation.
+      names: {label there: label at home} of those that are on both sides.
+    """
+    facts = describe(films, account, ("test",))
+    here = facts["splits"].pop("test")
+    left = facts["flow"]["left out"]
+    if others := facts["flow"]["stored"] - here["films"] - sum(left.values()):
+        left["in another split"] = others
+    for key in ("positives", "known"):
+        if key in here:
+            here[key] = {ours: here[key][theirs] for theirs, ours in names.items()}
+    known = {HOME_TRAIN: "train", HOME_VAL: "val"} if home else {}
+    for name, split in known.items():
+        own = dict(home["splits"][split])
+        if home["unit"] != facts["unit"]:
+            own["units"] = None
+        for key in ("positives", "known"):
+            if key in own:
+                own[key] = {ours: own[key][ours] for ours in names.values()}
+        facts["splits"][name] = own
+    facts["splits"][HERE] = here
+    return facts
 
 
 def _of_split(films: Films, split: str, unit: str) -> Facts:
@@ -94,17 +130,19 @@ def _ages(values: np.ndarray) -> Facts:
 
 def rows(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     """(characteristic, its cell in each split) of Table 1."""
-    splits = [facts["splits"][s] for s in SPLITS]
+    splits = list(facts["splits"].values())
     yield "films", [f"{own['films']:,}" for own in splits]
     if facts["unit"] != "film":
-        yield f"{facts['unit']}s", [f"{own['units']:,}" for own in splits]
+        yield f"{facts['unit']}s", [f"{own['units']:,}" if own["units"] is not None else "-"
+                                    for own in splits]
         yield f"films of a {facts['unit']}, mean (most)", [
             f"{own['films'] / own['units']:.2f} ({own['most films of one']:,})" if own["units"]
             else "-" for own in splits]
     whose = f" ({facts['unit']}s)" if facts["unit"] == "patient" else ""
     for column in ("sex", "age", "view", "site"):
-        if column not in splits[0]:
+        if column not in splits[-1]:
             continue
+        splits = [{column: {"known": 0} if column == "age" else {}, **own} for own in splits]
         if column == "age":
             yield from _age_rows(splits)
             continue
@@ -153,7 +191,9 @@ def shift(facts: Facts) -> Iterator[tuple[str, list[str], list[float]]]:
     Of a share p: (p - q) / sqrt((p (1 - p) + q (1 - q)) / 2), of the age: the difference of the
     means over the root of the mean variance (Austin 2009); nan where it is not defined.
     """
-    splits = [facts["splits"][s] for s in SPLITS]
+    splits = list(facts["splits"].values())
+    if len(splits) < 3:
+        return
 
     def of_shares(title: str, counts: Sequence[int], sizes: Sequence[int]) -> tuple:
         p = [n / of if of else math.nan for n, of in zip(counts, sizes)]
@@ -166,11 +206,12 @@ def shift(facts: Facts) -> Iterator[tuple[str, list[str], list[float]]]:
             yield of_shares(label, [own["positives"][label] for own in splits],
                             [own["known"][label] for own in splits])
     for column in ("view", "sex", "site"):
-        for title, counts in _categories(splits, column) if column in splits[0] else ():
+        for title, counts in _categories(splits, column) if all(column in own for own in splits) \
+                else ():
             if title != "unknown":
                 yield of_shares(f"{column}: {title}", counts,
                                 [sum(n for v, n in own[column].items() if v) for own in splits])
-    if "age" in splits[0] and all(own["age"]["known"] for own in splits):
+    if all(own.get("age", {}).get("known") for own in splits):
         ages = [own["age"] for own in splits]
         yield "age in years, mean", [f"{a['mean']:.1f}" for a in ages], [
             _over(ages[i]["mean"] - ages[0]["mean"],
@@ -183,17 +224,20 @@ def _over(difference: float, variance: float) -> float:
 
 def lines(facts: Facts, judged: str) -> list[str]:
     """The section of a report: flow, Table 1, shift; `judged` is the split that figures are of."""
-    titles = [f"{_TITLES[s]}{', judged here' * (s == judged)}" for s in SPLITS]
+    elsewhere = HERE in facts["splits"]
+    titles = [f"{_TITLES[s]}{', judged here' * (s == judged)}" for s in facts["splits"]]
     out = ["### Flow of films", "", *_flow_words(facts), "", "![Flow of films](flow.png)", "",
-           "### Table 1: films and patients by split", "",
+           f"### Table 1: films and patients {'here and at home' if elsewhere else 'by split'}",
+           "",
            *table(["", *titles], [[what, *cells] for what, cells in rows(facts)])]
     shifted = list(shift(facts))
     if shifted:
-        out += ["", "### Shift between the splits", "",
+        names = list(facts["splits"])
+        out += ["", f"### Shift {'from home' if elsewhere else 'between the splits'}", "",
                 f"Differences to the training split in standard deviations; {NOTABLE} or more in "
                 "bold (Austin 2009). Thresholds are chosen on validation: where validation and "
-                "test differ, they fit less well.", "",
-                *table(["", *titles, "validation - training", "test - training"],
+                f"{'these films' if elsewhere else 'test'} differ, they fit less well.", "",
+                *table(["", *titles, *(f"{_TITLES[s]} - training" for s in names[1:])],
                        [[what, *cells, *map(_signed, differences)]
                         for what, cells, differences in shifted])]
     return out
@@ -217,16 +261,18 @@ def _flow_words(facts: Facts) -> list[str]:
     if left:
         said.append(f"Of these the split leaves out: {left}.")
     parts = [f"{own['films']:,} films" + (f" of {own['units']:,} {unit}s" if own["units"] else "")
-             + f" for {_TITLES[split]}" for split, own in facts["splits"].items()]
+             + (" are judged here" if split == HERE else f" for {_TITLES[split]}")
+             for split, own in facts["splits"].items() if split not in (HOME_TRAIN, HOME_VAL)]
     return [" ".join([*said, ", ".join(parts) + "."])]
 
 
 def spreadsheets(facts: Facts) -> dict[str, list[list[str]]]:
     """{'table1.csv', 'shift.csv': rows, the first of them titles}."""
     return {
-        "table1.csv": [["characteristic", *SPLITS], *([what, *cells] for what, cells in
+        "table1.csv": [["characteristic", *facts["splits"]], *([what, *cells] for what, cells in
                                                       rows(facts))],
-        "shift.csv": [["what", *SPLITS, "val - train (SD)", "test - train (SD)"],
+        "shift.csv": [["what", *facts["splits"],
+                       *(f"{s} - train (SD)" for s in list(facts["splits"])[1:])],
                       *([what, *cells, *("" if math.isnan(d) else f"{d:.4f}" for d in differences)]
                         for what, cells, differences in shift(facts))],
     }
@@ -237,6 +283,8 @@ def plot_flow(path: pathlib.Path, facts: Facts, mark: str = "") -> None:
     from matplotlib.figure import Figure
 
     flow, unit = facts["flow"], facts["unit"]
+    boxes = [(s, own) for s, own in facts["splits"].items() if s not in (HOME_TRAIN, HOME_VAL)]
+    middles = (1.2, 3.7, 6.2) if len(boxes) == 3 else (3.0,)
     down = [f"{flow['rows']:,} rows or files read"] if flow["rows"] is not None else []
     down.append(f"{flow['stored']:,} films stored")
     aside = [_reasons("dropped", flow["dropped"])] if flow["rows"] is not None else []
@@ -256,7 +304,7 @@ def plot_flow(path: pathlib.Path, facts: Facts, mark: str = "") -> None:
             axes.annotate("", (4.35, middle), (3.0, middle), arrowprops=arrow)
             axes.text(4.4, middle, aside[i], ha="left", va="center", fontsize=7.5,
                       bbox={**box, "edgecolor": "0.6"})
-        ends = [3.0] if i < len(down) - 1 else [1.2, 3.7, 6.2]
+        ends = [3.0] if i < len(down) - 1 else list(middles)
         if i == len(down) - 1:  # one line down, then one to each split
             axes.plot([3.0, 3.0], [places[i], middle - 0.12], color="0.35", linewidth=1)
             axes.plot([ends[0], ends[-1]], [middle - 0.12] * 2, color="0.35", linewidth=1)
@@ -264,7 +312,7 @@ def plot_flow(path: pathlib.Path, facts: Facts, mark: str = "") -> None:
             start = places[i] if len(ends) == 1 else middle - 0.12
             axes.annotate("", (x, places[i + 1] + 0.3), (x, start), arrowprops=arrow)
         axes.text(3.0, places[i], text, ha="center", va="center", fontsize=9, bbox=box)
-    for x, (split, own) in zip((1.2, 3.7, 6.2), facts["splits"].items()):
+    for x, (split, own) in zip(middles, boxes):
         text = f"{_TITLES[split]}\n{own['films']:,} films"
         text += f"\n{own['units']:,} {unit}s" if own["units"] is not None else ""
         axes.text(x, places[-1], text, ha="center", va="center", fontsize=9, bbox=box)

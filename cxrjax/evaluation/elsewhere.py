@@ -23,7 +23,7 @@ from cxrjax.data.sets._synonyms import canonical
 from cxrjax.data.sets.base import SPLITS, Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import answers as own_answers
-from cxrjax.evaluation import beside_home, circumstances, judge, report
+from cxrjax.evaluation import beside_home, circumstances, cohort, judge, report
 from cxrjax.evaluation.answers import Answers, read_answers
 from cxrjax.evaluation.outputs import predict_split, run_facts
 from cxrjax.evaluation.provenance import refuse_seen
@@ -105,6 +105,7 @@ def evaluate(
                        if key in options)
         raise UserError(f"{error}, prepared as at home: {own}") from None
     met = meet(run, films, labels)
+    masks = [name for name in films.masks if name in run.meta.get("masks", ())]
     films = chosen_films(run, films, split)
     seen = refuse_seen(run, films, "test", allow_seen, options["name"], elsewhere=True)
     name = re.sub(r"[^\w.-]+", "_", options["name"].strip(":"))
@@ -114,7 +115,7 @@ def evaluate(
     devices.announce()
     return _evaluate(run, answers, films, met, folder, prevalence, {
         "workdir": workdir, "which": which, "seen": seen, "said": said, "name": name,
-        "split": split})
+        "split": split, "account": sets.account(options, films), "masks": masks})
 
 
 def prepared_as_home(
@@ -238,7 +239,7 @@ def _evaluate(
             "only_there": list(met.only_there), "not_asked": list(met.not_asked),
             "prepared_as_home": asked["said"], "fingerprint": films.info.get("fingerprint"),
             "calibration_left_out": bool(answers.fitted and not used.fitted),
-            "not_at_home": missing,
+            "not_at_home": missing, "masks_not_judged": asked["masks"],
             "beside": {
                 own.network: beside_home.compare(
                     own, answers, used, met.home, labels, logits[own.network], clusters,
@@ -247,6 +248,10 @@ def _evaluate(
             },
         },
     }
+    at_home = next((own.report.get("cohort") for own in home), None)
+    result["cohort"] = cohort.beside_home(
+        at_home, films, asked["account"],
+        {films.labels[j]: run.meta["labels"][i] for i, j in zip(met.home, met.there)})
     result |= {"made": circumstances.facts(run, films, clock), "films shown": True}
     report.write(folder, result, ids, labels, logits, (), {unit: clusters}, used,
                  show=lambda i: films.source[int(positions[i])]["image"][..., 0])

@@ -93,6 +93,14 @@ def test_judged_elsewhere_with_what_home_decided(folder):
     row = next(r for r in csv.DictReader((out / "beside_home.csv").open())
                if r["of"] == beside_home.MEAN and r["figure"] == "AUROC")
     assert row["value here"] and row["value home"]
+    # Table 1 has these films beside home's, under the names of home.
+    table = {r["characteristic"]: r for r in csv.DictReader((out / "table1.csv").open())}
+    counted = int(np.nansum(films.table["label"][at][:, j]))
+    assert table["films"]["here"] == str(len(at))
+    assert table["films"]["home_train"] == f"{len(run.meta['ids']['train']):,}"
+    assert table["finding: Cardiomegaly"]["here"].startswith(f"{counted} (")
+    assert "finding: Mass" not in table and "finding: Effusion" in table
+    assert "Shift from home" in page and "judged here - training" in page
 
 
 def test_the_command_line_chooses_labels_and_films(folder, capsys):
