@@ -35,7 +35,7 @@ from cxrjax.metrics import bootstrap, decisions, intervals, ranking
 from cxrjax.metrics import figures as figures_of
 from cxrjax.names import suggest, trusting
 from cxrjax.training.resume import MAY_CHANGE, flat
-from cxrjax.training.workdir import claim, write_text
+from cxrjax.training.workdir import claim, is_seed_run, seed_runs, write_text
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.
 _COPY = re.compile(r"(?:teachers\.\w+\.config|networks\.\w+)\.(.+)")
@@ -74,7 +74,10 @@ def main(
 ) -> None:
     """`--mode=compare`: writes comparison.md, comparison.json and the pictures."""
     folders = find_workdirs(workdirs)
-    folder = pathlib.Path(output) if output else folders[0].parent / "comparison" / split
+    place = folders[0].parent
+    if is_seed_run(folders[0]) and any(f.parent != place for f in folders):
+        place = place.parent  # beside the trainings, not among the seeds of one
+    folder = pathlib.Path(output) if output else place / "comparison" / split
     compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen, overwrite=overwrite)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())
@@ -82,7 +85,7 @@ def main(
 
 
 def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
-    """The folders that 'a,b,runs/seed*' means.
+    """The folders that 'a,b,runs/seed*' means; of a training of several seeds all its runs.
 
     Raises:
       UserError: fewer than two, one twice, or a pattern that matches nothing.
@@ -94,11 +97,12 @@ def find_workdirs(workdirs: str | None) -> list[pathlib.Path]:
         matches = [part]
         if glob.has_magic(part):  # runs only: a comparison of before lies beside them
             matches = sorted(m for m in glob.glob(part)
-                             if any((pathlib.Path(m) / inner).is_dir()
+                             if seed_runs(m) or any((pathlib.Path(m) / inner).is_dir()
                                     for inner in ("checkpoints", "evaluation")))
         if not matches:
             raise UserError(f"--workdirs: no run matches {part!r}")
-        found += [pathlib.Path(m) for m in matches]
+        for match in matches:  # a training of several seeds stands for its runs
+            found += seed_runs(match) or [pathlib.Path(match)]
     resolved = [f.resolve() for f in found]
     for folder in resolved:
         if resolved.count(folder) > 1:
@@ -256,11 +260,15 @@ def group(networks: Sequence[SavedNetwork]) -> list[Entry]:
     def names(full: bool) -> list[str]:
         out = []
         for runs in groups.values():
-            folders = [str(run.workdir) if full else run.workdir.name for run in runs]
+            # The folder of a training of several seeds says more than 'seed-0'.
+            places = [run.workdir.parent if is_seed_run(run.workdir) else run.workdir
+                      for run in runs]
+            folders = [str(place) if full else place.name for place in places]
             name = folders[0]
             if len(runs) > 1:
                 shared = os.path.commonprefix(folders)
-                name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
+                if len(set(folders)) > 1:
+                    name = re.sub(r"(([-_. ]|^)(seed|s))?[-_. ]*\d*$", "", shared) or name
             several = per_workdir[runs[0].workdir] > 1
             name = f"{name}: {runs[0].network}" if several else name
             out.append(name + report.seen_mark(runs[0].report["run"]))

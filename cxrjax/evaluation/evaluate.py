@@ -16,6 +16,7 @@ from cxrjax.errors import UserError
 from cxrjax.evaluation import (
     circumstances,
     cohort,
+    compare,
     differences,
     elsewhere,
     judge,
@@ -30,7 +31,7 @@ from cxrjax.metrics import bootstrap, decisions, segmentation, subgroups
 from cxrjax.names import suggest
 from cxrjax.training import devices, processes, published, steps
 from cxrjax.training.restored import Run, restore
-from cxrjax.training.workdir import claim
+from cxrjax.training.workdir import claim, seed_runs
 
 
 def plot_worst(
@@ -84,10 +85,23 @@ def main(
 
     `--masks_from` names the workdir of a run whose decoder finds the lungs of films without masks;
     `--dataset` another hospital's films, and `--labels` which of the common labels are judged
-    there (`elsewhere`). Of several processes every one does all of it, so that they meet in each
+    there (`elsewhere`). The runs of several seeds are judged one by one, then put into one row of
+    a comparison. Of several processes every one does all of it, so that they meet in each
     batch, and keeps nothing of it if it is not the first.
     """
     processes.join(coordinator, num_processes, process_id)
+    if runs := seed_runs(workdir):
+        if output:
+            raise UserError(f"--output: {workdir} holds the runs of {len(runs)} seeds, whose "
+                            "reports lie in each run's folder; leave it out, or give one run")
+        for run in runs:
+            print(f"{run.name}:")
+            main(str(run), checkpoint, split, data_dir, None, probe, masks_from, tta,
+                 operating_point, prevalence, allow_seen, dataset, labels, overwrite=overwrite)
+        if dataset is None and len(runs) > 1 and processes.is_first():
+            # It lies among the runs that it is of; there may be more of them than last time.
+            compare.main(str(workdir), split, allow_seen=allow_seen, overwrite=True)
+        return
     if dataset is not None:
         if probe or operating_point:
             raise UserError(f"--{'probe' if probe else 'operating_point'} is of films at home: "

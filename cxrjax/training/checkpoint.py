@@ -28,7 +28,7 @@ from cxrjax.training.checksums import checksum_of, checksums_of
 from cxrjax.training.saved_configs import in_todays_names
 from cxrjax.training.state import for_prediction, from_tree, of_this_process, to_tree
 from cxrjax.training.stopping import is_shortage
-from cxrjax.training.workdir import NO_TRAINING, refuse_recalibrated
+from cxrjax.training.workdir import NO_TRAINING, refuse_recalibrated, seed_runs
 
 WHICH = ("best", "latest")
 _BESIDE = 2**17  # bytes of a checkpoint beside its arrays
@@ -423,6 +423,9 @@ def restore_variables(
     if not folder.is_dir():
         if not pathlib.Path(workdir).is_dir():
             raise UserError(f"no folder {workdir}: it must be the workdir of a training")
+        if runs := seed_runs(workdir):
+            raise UserError(f"{workdir} holds the runs of {len(runs)} seeds: give one of them, as "
+                            f"{runs[0]} (--mode=evaluate and --mode=compare take them all)")
         raise UserError(
             f"no checkpoint in {workdir} (looked for checkpoints/{which}): train with "
             "--mode=train --workdir=... first, or mend the path"

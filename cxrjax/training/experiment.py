@@ -46,6 +46,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     loss = loss or LOSS_OF[sets.module(dataset).TASK]
     config = ConfigDict()
     config.seed = 0
+    config.seeds = 1  # runs that differ in the seed alone, trained side by side from `seed` on
     config.dataset = dataset_options(dataset, image_size)
     config.cache_in_memory = False  # keep every film once read; for small sets
     config.cache_on_device = False  # the training films lie in the devices' memory
@@ -196,7 +197,7 @@ def argument(text: str | None, **defaults):
 
 
 # The least that a number may be, and the fields that are durations.
-_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0,
+_LEAST = {"batch_size": 1, "eval_batch_size": 1, "steps_per_call": 0, "seed": 0, "seeds": 1,
           "reading_processes": 0, "threads": 0, "keep": 1, "patience": 0}
 _DURATIONS = ("train_for", "evaluate_every", "checkpoint_every")
 
@@ -286,6 +287,8 @@ def complete(
         raise UserError(f"the training split is empty: {films.info.get('protocol', '')}")
     with config.unlocked(), config.ignore_type():
         forget_options_of(config)
+        if "seeds" in config:
+            del config["seeds"]  # each of them is a run of one
         _choose_loss(config.loss, films.task)
         _pin(config, saved)
         config.normalize = ConfigDict(warm_start.normalization(config, saved))

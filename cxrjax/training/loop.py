@@ -1,26 +1,26 @@
 """Training: a thin loop around the scheme's compiled steps.
 
-How a run begins or goes on is in `start`, what a step does in the scheme, when a training stops
-before its end in `stopping`.
+How a run begins or goes on is in `start`, what a step does in the scheme, what is done between two
+calls in `lane`, when a training stops before its end in `stopping`. It is the loop of one run, or
+of several that differ in their seeds (`seeds`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from tqdm import tqdm
 
 from cxrjax.errors import UserError
 from cxrjax.names import modules_in, trusting
-from cxrjax.training import processes, start, stopping, validation
-from cxrjax.training.optim import to_steps
+from cxrjax.training import abreast, processes, seeds, start, stopping
+from cxrjax.training.lane import Lane
 from cxrjax.training.recorder import Recorder
-from cxrjax.training.workdir import only_writer, refuse_recalibrated, replacing
+from cxrjax.training.workdir import only_writer, refuse_recalibrated
 
 
 def main(
@@ -51,128 +51,82 @@ def train(
         config names itself.
 
     Returns:
-      {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}.
+      {'step', 'best', 'scores', 'films_per_second', 'waiting_share'}; of several seeds
+      {'seed-0': these, ...}.
 
     Raises:
       UserError: whatever the user can mend.
     """
     refuse_recalibrated(workdir)
     alone = only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
-    with alone, trusting(trust), trusting(modules_in(config)):
+    with contextlib.ExitStack() as held:
+        for context in (alone, trusting(trust), trusting(modules_in(config))):
+            held.enter_context(context)
         processes.check_shared(workdir)
-        return _train(*start.begin(config, workdir, allow_changed_films), stop_at, profile)
+        seeds.check(config, workdir)
+        if config.get("seeds", 1) == 1:
+            begun = start.begin(config, workdir, allow_changed_films)
+            lane = Lane(*begun, Recorder(*begun, profile), stop_at)
+            _train([lane], abreast.by_turns)
+            return lane.outcome()
+        for folder in seeds.folders(config, workdir):
+            held.enter_context(only_writer(folder))
+        lanes = [
+            Lane(*begun, Recorder(*begun, profile and not i, begun[0].workdir.name, not i), stop_at)
+            for i, begun in enumerate(seeds.begin(config, workdir, allow_changed_films))
+        ]
+        failed = _train(lanes, seeds.way(lanes[0].run))
+        found = {lane.run.workdir.name: lane.outcome() for lane in lanes if lane not in failed}
+        if failed:
+            raise UserError(f"{len(failed)} of {len(lanes)} runs did not come to their end: "
+                            + "; ".join(map(str, failed.values())))
+        return found
 
 
-def _train(
-    run: start.Setup, states: Any, progress: start.Progress, stop_at: int | None, profile: bool
-) -> dict[str, Any]:
-    config, key = run.config, run.step_key
-    end = min(config.total_steps, stop_at or config.total_steps)
-    patience = config.get("patience", 0)
-    log, judge, keep = (
-        Every(config, f"{what}_every") for what in ("log", "evaluate", "checkpoint")
-    )
-    logs: dict[str, Any] = {}
-    record = Recorder(run, states, progress, profile)
-    full_disk = stopping.full_disk_told(run.workdir, run.checkpoints.newest)
-    killed_reader = stopping.killed_reader_told(run.workdir, run.checkpoints.newest)
-    with full_disk, killed_reader, run.checkpoints, record, stopping.StopRequest() as stop:
-        while progress.step < end and not progress.is_spent(patience):
-            if stop.agreed(log.due(progress.step) or judge.due(progress.step)
-                           or keep.due(progress.step)):
-                raise SystemExit(_save_and_stop(run, states, progress, logs))
-            with stopping.out_of_memory_told():
-                states, logs = run.step(states, record.next_batch(), key)
-            progress.step += config.steps_per_call
-            record.counted(progress.step, logs)
-            if log.due(progress.step):
-                _check(run, record, progress.step, logs)
-                record.training(progress.step, logs)
-            if judge.due(progress.step) or keep.due(progress.step):
-                jax.block_until_ready(logs)  # the steps before it are no pause
-                with record.pause():
-                    _check(run, record, progress.step, logs, states)
-                    if judge.due(progress.step):
-                        _judge(run, states, progress, record)
-                    if keep.due(progress.step):
-                        _save(run, "latest", states, progress)
-                    processes.exchange()  # who does not write waits here, and not in a collective
-        if progress.is_spent(patience):
-            _save(run, "latest", states, progress)
-    if progress.step >= config.total_steps or progress.is_spent(patience):
-        record.done(progress)
-    return {
-        "step": progress.step, "best": progress.best, "scores": progress.evaluations,
-        **record.speed(),
-    }
+def _train(lanes: Sequence[Lane], advance: Callable) -> dict[Lane, UserError]:
+    """Trains runs to their ends; those that are behind are trained until they are abreast.
 
-
-class Every:
-    """Whether what `config.<field>` says is due: every N steps, and at the very end.
-
-    A call is of several steps; what falls within a call is due after it.
+    One of several that fails leaves the others alone; its error is given. A single one's is raised.
     """
+    workdir, failed = lanes[0].run.workdir, {}
+    if len(lanes) > 1:
+        workdir = workdir.parent
 
-    def __init__(self, config: Any, field: str):
-        self._interval = max(1, to_steps(config[field], config.steps_per_epoch, field))
-        self._call, self._end = config.steps_per_call, config.total_steps
+    def newest() -> str:
+        every = {lane.run.workdir.name: lane.run.checkpoints.newest() for lane in lanes}
+        return ", ".join(f"{k}: {v}" for k, v in every.items()) if len(every) > 1 else \
+            next(iter(every.values()))
 
-    def due(self, step: int) -> bool:
-        """After the call that ended at `step`."""
-        before = step - self._call
-        return step >= self._end or before // self._interval < step // self._interval
+    def each(these: Sequence[Lane], do: Callable[[Lane], None]) -> None:
+        for lane in these:
+            try:
+                do(lane)
+            except UserError as error:
+                if len(lanes) == 1:
+                    raise
+                tqdm.write(f"{lane.run.workdir.name} ends here, the others go on: {error}")
+                failed[lane] = error
 
-
-def _judge(run: start.Setup, states: Any, progress: start.Progress, record: Recorder) -> None:
-    """Validates; the best states so far are saved as such."""
-    states = run.evaluated(states)
-    scores, predictions = run.validate(states)
-    progress.evaluations.append({"step": progress.step, **scores})
-    record.validation(progress.step, scores)
-    figure = validation.monitored(scores, run.config.monitor)
-    _keep_predictions(run, "latest", progress.step, predictions)
-    # The first one counts even where it could not be judged (nan).
-    if figure > progress.best or not progress.best_step:
-        progress.best_step = progress.step
-        progress.best = figure if math.isfinite(figure) else -math.inf
-        _keep_predictions(run, "best", progress.step, predictions)
-        _save(run, "best", states, progress)
-
-
-def _keep_predictions(run: start.Setup, which: str, step: int, predictions: Any) -> None:
-    if not processes.is_first():
-        return
-    with replacing(run.workdir / f"val_predictions_{which}.npz") as partial:
-        np.savez(partial, step=step, **predictions)
-
-
-def _save(run: start.Setup, which: str, states: Any, progress: start.Progress) -> None:
-    meta = {**run.meta, "history": progress.history()}
-    if which == "best" and hasattr(run.evaluated, "said"):
-        meta["recalibrated"] = run.evaluated.said
-    run.checkpoints.save(which, progress.step, states, run.stream, run.as_json, meta)
-
-
-def _check(
-    run: start.Setup, record: Recorder, step: int, logs: Any, states: Any = None
-) -> None:
-    """Raises UserError where a loss, a gradient or (with the states) a weight is not finite."""
-    if fault := stopping.fault_of(logs, states):
-        step, why = stopping.cause_of(record.recent, run.films) or (step, stopping.LOWER)
-        # Each process has looked at its own films.
-        why = min(processes.exchange(why), key=lambda text: text.startswith(stopping.LOWER))
-        raise UserError(
-            f"{fault} at step {step}: {why}. {run.workdir} holds {run.checkpoints.newest()}"
-        )
-    record.recent.clear()
-
-
-def _save_and_stop(run: start.Setup, states: Any, progress: start.Progress, logs: Any) -> int:
-    """Saves for the same command to go on; the exit status of a program that was interrupted."""
-    if fault := stopping.fault_of(logs, states):
-        print(f"\nstopped at step {progress.step}, not saved: {fault}. {run.workdir} holds "
-              f"{run.checkpoints.newest()}")
-    else:
-        print(f"\nstopped at step {progress.step}: saving; the same command goes on from here")
-        _save(run, "latest", states, progress)
-    return 130
+    full_disk = stopping.full_disk_told(workdir, newest)
+    killed_reader = stopping.killed_reader_told(workdir, newest)
+    with full_disk, killed_reader, contextlib.ExitStack() as held, stopping.StopRequest() as stop:
+        for lane in lanes:
+            held.enter_context(lane.run.checkpoints)
+            held.enter_context(lane.record)
+        while going := [lane for lane in lanes if lane.goes_on() and lane not in failed]:
+            step = min(lane.progress.step for lane in going)
+            now = [lane for lane in going if lane.progress.step == step]
+            if stop.agreed(any(lane.is_due() for lane in now)):
+                each(going, Lane.stop)
+                raise SystemExit(130)
+            with stopping.out_of_memory_told():
+                advance(now)
+            each(now, Lane.counted)
+            if due := [lane for lane in now if lane.pauses() and lane not in failed]:
+                # The steps before it are no pause.
+                jax.block_until_ready([lane.logs for lane in due])
+                with contextlib.ExitStack() as paused:
+                    for lane in lanes:
+                        paused.enter_context(lane.record.pause())
+                    each(due, Lane.judge_and_save)
+    return failed

@@ -32,15 +32,21 @@ class Recorder(contextlib.AbstractContextManager):
       states: for the number of their parameters.
       progress: where it begins or goes on.
       profile: whether to write a profile of a few steps.
+      name: of the run among those that train beside it; they are evaluated together.
+      first: whether what they have in common is said here.
     """
 
-    def __init__(self, run: Setup, states: Any, progress: Progress, profile: bool = False):
+    def __init__(self, run: Setup, states: Any, progress: Progress, profile: bool = False,
+                 name: str = "", first: bool = True):
         config = run.config
-        devices.announce()
+        self._name, self._first = f"{name}: " * bool(name), first
+        if first:
+            devices.announce()
         if progress.step:
             print(f"going on with {run.workdir} at step {progress.step}")
-        print(run.films.info.get("protocol", config.dataset.name))
-        print(overview(states))
+        if first:
+            print(run.films.info.get("protocol", config.dataset.name))
+            print(overview(states))
         writes = processes.is_first()
         self._run, self._profile, self._calls = run, profile and writes, 0
         self.recent: list[Call] = []  # since what came out of them was last looked at
@@ -51,7 +57,7 @@ class Recorder(contextlib.AbstractContextManager):
             config.steps_per_epoch,
         )
         self._bar = tqdm(total=config.total_steps, initial=progress.step, unit="step",
-                         mininterval=1.0, disable=None if writes else True)
+                         mininterval=1.0, disable=None if writes and first else True)
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._bar.close()
@@ -65,7 +71,7 @@ class Recorder(contextlib.AbstractContextManager):
         """The next call's batches on the devices; what it takes counts as waiting."""
         with self._clock.waiting():
             self._positions, batch = next(self._run.stream)
-        if not self._calls:
+        if not self._calls and self._first:
             self._compiling = time.perf_counter()
             tqdm.write("compiling the training step")
         return batch
@@ -76,7 +82,7 @@ class Recorder(contextlib.AbstractContextManager):
         self._clock.count(self._run.config.steps_per_call)
         self._bar.update(self._run.config.steps_per_call)
         self._calls += 1
-        if self._calls == 1:
+        if self._calls == 1 and self._first:
             tqdm.write(f"compiled in {time.perf_counter() - self._compiling:.0f} s")
         if self._profile and self._calls == PROFILED[0]:
             profiler.start(str(self._run.workdir / "profile"))
@@ -101,15 +107,16 @@ class Recorder(contextlib.AbstractContextManager):
         line = (f"loss {values['loss']:.4f}, {speed['films_per_second']:.0f} films/s, "
                 f"waiting {speed['waiting_share']:.1%}")
         if self._bar.disable:
-            print(f"step {step} of {config.total_steps}, epoch {epoch:.1f}: {line}", flush=True)
+            place = f"{self._name}step {step} of {config.total_steps}, epoch {epoch:.1f}"
+            print(f"{place}: {line}", flush=True)
         else:
-            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.set_postfix_str(self._name + line, refresh=False)
 
     def validation(self, step: int, scores: Mapping[str, float]) -> None:
         """The scores of a validation."""
         self._writer.scalars(step, scores)
         line = ", ".join(f"{k[4:]} {v:.4f}" for k, v in scores.items())
-        tqdm.write(f"epoch {step / self._run.config.steps_per_epoch:.1f}: {line}")
+        tqdm.write(f"{self._name}epoch {step / self._run.config.steps_per_epoch:.1f}: {line}")
 
     def speed(self) -> dict[str, float]:
         """Of the whole training so far: 'films_per_second', 'waiting_share'."""
@@ -121,12 +128,14 @@ class Recorder(contextlib.AbstractContextManager):
         config = self._run.config
         converged = validation.convergence(progress.evaluations, config.steps_per_epoch)
         each = ", ".join(f"{name} {epoch:.1f}" for name, epoch in converged.items())
-        print(f"convergence at epoch: {each} (of {progress.step / config.steps_per_epoch:.1f})")
+        name, epochs = self._name, progress.step / config.steps_per_epoch
+        next_one = self._run.workdir.parent if name else self._run.workdir
+        print(f"{name}convergence at epoch: {each} (of {epochs:.1f})")
         print(
-            f"done: {progress.step} steps, best {config.monitor} {abs(progress.best):.4f} at step "
-            f"{progress.best_step}, {self._clock.films_per_second:.0f} films/s, waiting for data "
-            f"{self._clock.waiting_share:.1%}. Next: {program()} --mode=evaluate "
-            f"--workdir={self._run.workdir}"
+            f"{name}done: {progress.step} steps, best {config.monitor} {abs(progress.best):.4f} at "
+            f"step {progress.best_step}, {self._clock.films_per_second:.0f} films/s, waiting for "
+            f"data {self._clock.waiting_share:.1%}. Next: {program()} --mode=evaluate "
+            f"--workdir={next_one}"
         )
 
 

@@ -99,7 +99,8 @@ class Progress:
 
 
 def begin(
-    config: Any, workdir: str | pathlib.Path, allow_changed_films: bool = False
+    config: Any, workdir: str | pathlib.Path, allow_changed_films: bool = False,
+    beside: Setup | None = None,
 ) -> tuple[Setup, Any, Progress]:
     """Opens films and workdir, checks them against each other, and makes or restores the states.
 
@@ -107,6 +108,7 @@ def begin(
       config: an experiment's config.
       workdir: of the run, held by `workdir.only_writer`; a run in it is continued.
       allow_changed_films: go on although the films changed; the run says so from then on.
+      beside: a run that differs in its seed alone, whose films and compiled programs are taken.
 
     Raises:
       UserError: whatever the user can mend.
@@ -115,7 +117,7 @@ def begin(
     refuse_recalibrated(workdir)
     saved = saved_config(workdir)
     config = resume.reading_as_before(config, saved)
-    films = experiment.open_films(config)
+    films = beside.films if beside else experiment.open_films(config)
     config = experiment.complete(config, films, saved)
     monitor, said = validation.choose_monitor(config, films)
     if said:
@@ -141,9 +143,13 @@ def begin(
     steps.check_batch_size(config.batch_size, mesh.size)
     scheme = scheme_of(config)
     prepares = hasattr(scheme, "prepare")
-    training_stream = stream.open_stream(config, films, mesh, trained_on=not prepares)
+    training_stream = stream.open_stream(
+        config, films, mesh, not prepares, beside.stream.held if beside else None
+    )
     _, step_key = steps.keys_of(config.seed)
-    validate = validation.Validation(config, films, mesh, scheme.make_predict(config))
+    validate = beside.validate if beside else validation.Validation(
+        config, films, mesh, scheme.make_predict(config)
+    )
     template = _networks_of(config)
     foreseen = validate.foresee(template)
     validation.monitored(foreseen, config.monitor)
@@ -156,11 +162,12 @@ def begin(
         if prepares:
             raise UserError(f"config.recalibrate: what the scheme {config.scheme.name} is trained "
                             "on is made once, by batch statistics that stay")
-        evaluated = batch_statistics.OfTrainingFilms(config, films)
+        evaluated = beside.evaluated if beside else batch_statistics.OfTrainingFilms(config, films)
     setup = Setup(
         workdir=workdir, config=config, as_json=as_json, films=films, mesh=mesh,
         stream=training_stream,
-        step=steps.jit_steps(scheme.make_step(config), mesh), step_key=step_key,
+        step=beside.step if beside else steps.jit_steps(scheme.make_step(config), mesh),
+        step_key=step_key,
         validate=validate, evaluated=evaluated,
         checkpoints=checkpoint.Checkpoints(workdir, config.get("keep", 2)), meta=meta,
     )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,27 @@ def refuse_recalibrated(workdir: str | pathlib.Path) -> None:
             f"{workdir} holds a recalibrated run, which a training cannot go on from: give "
             "another --workdir (and --config.init_from to start from its weights)"
         )
+
+
+def seed_folder(workdir: str | pathlib.Path, seed: int) -> pathlib.Path:
+    """Where a training of several seeds keeps the run of one of them."""
+    return pathlib.Path(workdir) / f"seed-{seed}"
+
+
+def seed_runs(workdir: str | pathlib.Path | None) -> list[pathlib.Path]:
+    """The runs of a training of several seeds, by their seeds; [] of any other folder."""
+    folder = pathlib.Path(workdir or "")
+    if not workdir or not folder.is_dir() or (folder / "checkpoints").exists():
+        return []
+    return sorted((run for run in folder.iterdir() if is_seed_run(run)),
+                  key=lambda run: int(run.name.partition("-")[2]))
+
+
+def is_seed_run(workdir: str | pathlib.Path) -> bool:
+    """Whether a folder is that of one of the runs of a training of several seeds."""
+    folder = pathlib.Path(workdir)
+    named = re.fullmatch(r"seed-\d+", folder.name) is not None
+    return named and ((folder / "checkpoints").is_dir() or (folder / "evaluation").is_dir())
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ FIELDS = ("teachers", "teacher_checkpoint", "teacher_network", "weight", "temper
 EXAMPLE = "configs/chestxray14_distill.py"
 TEACHERS = "teachers"
 FOUND = (TEACHERS,)
+SEEDS = True  # the step knows no seed but its key: see `training.seeds`
 _PREFERRED = ("merged", "ensemble")
 
 make_models = supervised.make_models

@@ -35,6 +35,7 @@ from cxrjax.training.schemes import supervised
 FIELDS = ("balance",)
 EXAMPLE = "configs/covid_radiography.py"
 BALANCES = ("fixed", "uncertainty", "pcgrad")
+SEEDS = True  # the step knows no seed but its key: see `training.seeds`
 LOG_VARS = "log_vars"  # beside the network's own parameters: saved and optimised with them
 
 make_models = supervised.make_models

@@ -11,6 +11,8 @@ from jax import Array
 
 from cxrjax.training import steps
 
+SEEDS = True  # the step knows no seed but its key: see `training.seeds`
+
 
 def name_of(config: Any) -> str:
     """The name under which the network's predictions are reported."""
