@@ -17,27 +17,11 @@ from cxrjax.serving import page_html as html
 from cxrjax.serving import view as views
 from cxrjax.serving.examples import EXAMPLES, example
 from cxrjax.serving.looking import Reading
-from cxrjax.serving.sessions import Sessions
+from cxrjax.serving.sessions import Sessions, Shown
 from cxrjax.serving.view import View
 
+UNREAD = (60, 600)
 SHOWN = {"Heat": "heat", "Boxes": "boxes", "Lungs": "masks", "Before/after": "before_after"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """What one visitor looks at.
-
-    Attributes:
-      view: of the film.
-      film: its key; None for none.
-      method: of the heat map.
-      follow: whether each film begins with its most probable finding, as long as none was chosen.
-    """
-
-    view: View = View()
-    film: int | None = None
-    method: str = next(iter(heatmaps.METHODS))
-    follow: bool = True
 
 
 def places_of(payload: Any) -> list[str]:
@@ -45,11 +29,12 @@ def places_of(payload: Any) -> list[str]:
     return [] if payload is None else [file.path for file in payload.root]
 
 
-def look(sessions: Sessions, visitor: str, shown: Shown) -> tuple[Shown, Reading | None, str]:
+def look(sessions: Sessions, visitor: str) -> tuple[Shown, Reading | None, str]:
     """(what is looked at, with a finding where one follows; its reading; a message)."""
+    shown = sessions.show(visitor)
     film = next((f for f in sessions.films(visitor) if f.key == shown.film), None)
     if film is None:
-        return dataclasses.replace(shown, film=None), None, ""
+        return shown, None, ""
     if film.row.error:
         return shown, None, f"{film.name}: {film.row.error}"
     try:
@@ -60,18 +45,28 @@ def look(sessions: Sessions, visitor: str, shown: Shown) -> tuple[Shown, Reading
         return shown, None, (f"{film.name}: its pixels are no longer held, as other films needed "
                              "the room; the table has its figures. Drop it again to see it.")
     if shown.follow:
-        view = dataclasses.replace(shown.view, finding=reading.order()[0])
-        shown = dataclasses.replace(shown, view=view)
+        first = reading.order()[0]
+        shown = sessions.show(visitor, lambda now: with_view(now, finding=first))
     return shown, reading, ""
 
 
-def parts(sessions: Sessions, visitor: str, shown: Shown) -> tuple[Shown, str, str, str]:
-    """(what is looked at, films, findings, picture), the latter as HTML."""
-    shown, reading, message = look(sessions, visitor, shown)
+def with_view(shown: Shown, **changes: Any) -> Shown:
+    """The same with another view."""
+    return dataclasses.replace(shown, view=dataclasses.replace(shown.view, **changes))
+
+
+def parts(sessions: Sessions, visitor: str) -> tuple[str, str, str]:
+    """(films, findings, picture) as HTML, of what a visitor looks at."""
+    shown, reading, message = look(sessions, visitor)
     net = sessions.network
-    return (shown, html.films(sessions.films(visitor), shown.film, net),
+    return (html.films(sessions.films(visitor), shown.film, net),
             html.findings(reading, net, shown.view.finding),
             html.picture(reading, shown.view, net, message))
+
+
+def chosen(shown: Shown, film: int) -> Shown:
+    """Another film: all of it is seen first, in the grays that were chosen."""
+    return dataclasses.replace(with_view(shown, zoom=1.0, center=(0.5, 0.5)), film=film)
 
 
 def act(reading: Reading, view: View, what: dict[str, Any]) -> View:
@@ -93,9 +88,9 @@ def table_file(sessions: Sessions, visitor: str) -> str:
                                               "text/csv")])
 
 
-def picture_file(sessions: Sessions, visitor: str, shown: Shown) -> str:
+def picture_file(sessions: Sessions, visitor: str) -> str:
     """[name, address] of the picture as it is seen, as JSON; '' where there is none."""
-    shown, reading, _ = look(sessions, visitor, shown)
+    shown, reading, _ = look(sessions, visitor)
     if reading is None:
         return ""
     net, name = sessions.network, reading.path.stem
@@ -106,8 +101,8 @@ def picture_file(sessions: Sessions, visitor: str, shown: Shown) -> str:
 
 
 def build(
-    sessions: Sessions, name: str, about: str, folder: pathlib.Path, method: str = Shown.method,
-    cache: tuple[int, int] = (60, 600),
+    sessions: Sessions, name: str, about: str, folder: pathlib.Path,
+    unread: tuple[int, int] = UNREAD,
 ) -> gr.Blocks:
     """The page.
 
@@ -116,17 +111,15 @@ def build(
       name: of the run, for the first line.
       about: the network's figures and limits, Markdown.
       folder: of uploads; nothing else is read, and deleted, whatever a visitor names.
-      method: of the heat maps at first.
-      cache: how often, and after how many seconds, gradio deletes uploads that nobody read.
+      unread: how often, and after how many seconds, uploads are deleted that nobody read.
     """
     net = sessions.network
-    start = Shown(method=method)
-    with gr.Blocks(title=f"cxrjax: {name}", analytics_enabled=False, delete_cache=cache) as page:
-        shown = gr.State(start)
+    start = Shown(sessions.method)
+    with gr.Blocks(title=f"cxrjax: {name}", analytics_enabled=False, delete_cache=unread) as page:
         saved = gr.Textbox(visible="hidden", label="file")
         gr.HTML(html.head(net, name))
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=270):
+            with gr.Column(scale=4, min_width=290):
                 most = f"Films, {sessions.limits.films} of {sessions.limits.megabytes} MB at most"
                 drop = gr.File(label=most, file_count="multiple", height=150, elem_id="drop")
                 # gradio's own leaves an empty file on the disk for each that it got; and a class
@@ -148,8 +141,8 @@ def build(
                 with gr.Row():
                     layers = gr.CheckboxGroup(names, value=["Heat", "Boxes"], label="Show",
                                               scale=3, min_width=260)
-                    ways = gr.Dropdown([(v, k) for k, v in heatmaps.METHODS.items()], value=method,
-                                       label="Heat map by", min_width=145)
+                    ways = gr.Dropdown([(v, k) for k, v in heatmaps.METHODS.items()],
+                                       value=start.method, label="Heat map by", min_width=145)
                     colors = gr.Dropdown(list(drawing.COLORS), value=start.view.colors,
                                          label="Colours", min_width=110)
                 with gr.Row():
@@ -163,86 +156,84 @@ def build(
         with gr.Accordion("This network: figures and limits", open=False):
             gr.Markdown(about)
 
-        outputs = [shown, films, findings, picture]
+        outputs = [films, findings, picture]
         # One film is read at a time, so that memory is bounded; pictures are drawn meanwhile.
         reads = {"outputs": outputs, "concurrency_id": "network", "concurrency_limit": 1,
                  "show_progress_on": picture}
-        draws = {"outputs": outputs, "concurrency_id": "picture", "concurrency_limit": 4,
+        # Pictures one after the other too: an older one must not come after a newer one.
+        draws = {"outputs": outputs, "concurrency_id": "picture", "concurrency_limit": 1,
                  "show_progress": "hidden", "api_visibility": "private"}
 
-        def add(paths: list[str], now: Shown, request: gr.Request):
+        def add(paths: list[str], request: gr.Request):
             visitor = request.session_hash
             for path in paths:
                 if not pathlib.Path(path).resolve().is_relative_to(folder.resolve()):
                     continue
                 film = sessions.add(visitor, pathlib.Path(path), os.path.basename(path))
-                now = dataclasses.replace(now, film=film.key)
-            return None, *parts(sessions, visitor, now)
+                sessions.show(visitor, lambda now, key=film.key: chosen(now, key))
+            return None, *parts(sessions, visitor)
 
         def add_example(number: int) -> Callable:
-            def draw(now: Shown, request: gr.Request):
+            def draw(request: gr.Request):
                 title, image = example(number)
                 film = sessions.draw(request.session_hash, image, title)
-                return parts(sessions, request.session_hash,
-                             dataclasses.replace(now, film=film.key))
+                sessions.show(request.session_hash, lambda now: chosen(now, film.key))
+                return parts(sessions, request.session_hash)
             return draw
 
-        def choose_film(now: Shown, event: gr.EventData, request: gr.Request):
-            view = dataclasses.replace(now.view, zoom=1.0, center=(0.5, 0.5))
-            return parts(sessions, request.session_hash,
-                         dataclasses.replace(now, film=event.key, view=view))
+        def changing(change: Callable[..., Shown]) -> Callable:
+            """A handler of an event that changes what is shown by what it says."""
+            def handle(event: gr.EventData, request: gr.Request):
+                sessions.show(request.session_hash, lambda now: change(now, event._data))
+                return parts(sessions, request.session_hash)
+            return handle
 
-        def choose_finding(now: Shown, event: gr.EventData, request: gr.Request):
-            number = event.key
-            if number == now.view.finding or not 0 <= number < len(net.labels):
+        def choose_finding(now: Shown, what: dict[str, Any]) -> Shown:
+            number = what["key"]
+            if number == now.view.finding or number not in range(len(net.labels)):
                 number = None
-            view = dataclasses.replace(now.view, finding=number)
-            return parts(sessions, request.session_hash,
-                         dataclasses.replace(now, view=view, follow=False))
+            return dataclasses.replace(with_view(now, finding=number), follow=False)
 
-        def move(now: Shown, event: gr.EventData, request: gr.Request):
-            _, reading, _ = look(sessions, request.session_hash, now)
+        def move(event: gr.EventData, request: gr.Request):
+            _, reading, _ = look(sessions, request.session_hash)
             if reading is not None:
-                view = act(reading, now.view, event._data)
-                now = dataclasses.replace(now, view=view)
-            return parts(sessions, request.session_hash, now)
+                sessions.show(request.session_hash, lambda now: dataclasses.replace(
+                    now, view=act(reading, now.view, event._data)))
+            return parts(sessions, request.session_hash)
 
-        def change(layers, colors, opacity, threshold, now: Shown, request: gr.Request):
+        def change(layers, colors, opacity, threshold, request: gr.Request):
             on = {own: title in layers for title, own in SHOWN.items()}
-            view = dataclasses.replace(now.view, colors=colors, opacity=opacity,
-                                       threshold=threshold, **on)
-            return parts(sessions, request.session_hash, dataclasses.replace(now, view=view))
+            sessions.show(request.session_hash, lambda now: with_view(
+                now, colors=colors, opacity=opacity, threshold=threshold, **on))
+            return parts(sessions, request.session_hash)
 
-        def by_method(way: str, now: Shown, request: gr.Request):
-            return parts(sessions, request.session_hash, dataclasses.replace(now, method=way))
+        def by_method(way: str, request: gr.Request):
+            sessions.show(request.session_hash,
+                          lambda now: dataclasses.replace(now, method=way))
+            return parts(sessions, request.session_hash)
 
-        def forget(now: Shown, request: gr.Request):
-            sessions.drop(request.session_hash)
-            return parts(sessions, request.session_hash, dataclasses.replace(now, film=None))
+        def forget(request: gr.Request):
+            sessions.clear(request.session_hash)
+            return parts(sessions, request.session_hash)
 
-        drop.upload(add, [drop, shown], api_name="read", **{**reads, "outputs": [drop, *outputs]})
+        drop.upload(add, drop, api_name="read", **{**reads, "outputs": [drop, *outputs]})
         for number, button in enumerate(examples):
-            button.click(add_example(number), [shown], api_visibility="private", **reads)
-        ways.input(by_method, [ways, shown], api_visibility="private", **reads)
-        films.click(choose_film, [shown], **draws)
-        findings.click(choose_finding, [shown], **draws)
-        picture.click(move, [shown], trigger_mode="multiple", **draws)
-        given = [layers, colors, opacity, threshold, shown]
+            button.click(add_example(number), api_visibility="private", **reads)
+        ways.input(by_method, ways, api_visibility="private", **reads)
+        films.click(changing(lambda now, what: chosen(now, what["key"])), **draws)
+        findings.click(changing(choose_finding), **draws)
+        picture.click(move, trigger_mode="multiple", **draws)
+        given = [layers, colors, opacity, threshold]
         for element in (layers, colors):
-            element.input(change, given, **draws)
+            element.input(change, given, trigger_mode="multiple", **draws)
         for element in (opacity, threshold):
             element.input(change, given, trigger_mode="always_last", **draws)
-        clear.click(forget, [shown], **draws)
+        clear.click(forget, **draws)
+        for button, give, title in ((csv, table_file, "table"), (keep, picture_file, "picture")):
+            def file_of(request: gr.Request, give: Callable = give) -> str:
+                return give(sessions, request.session_hash)
 
-        def give_table(request: gr.Request) -> str:
-            return table_file(sessions, request.session_hash)
-
-        def give_picture(now: Shown, request: gr.Request) -> str:
-            return picture_file(sessions, request.session_hash, now)
-
-        for button, give, needed, title in ((csv, give_table, None, "table"),
-                                            (keep, give_picture, [shown], "picture")):
-            button.click(give, needed, saved, show_progress="hidden", api_name=title).then(
+            button.click(file_of, None, saved, show_progress="hidden", api_name=title).then(
                 None, saved, None, js=html.SAVE)
 
         def leave(request: gr.Request) -> None:

@@ -190,8 +190,8 @@ footer { display: none !important; }
 .cx-film.bad span { color: #ff7b72; }
 .cx-film.warned span { color: #ffd34d; }
 .cx-finding { display: grid; gap: 6px; align-items: center;
-  grid-template-columns: minmax(70px, 1.2fr) minmax(24px, 1fr) 46px minmax(52px, auto); }
-.cx-finding b { font-weight: 500; }
+  grid-template-columns: minmax(104px, 1.2fr) minmax(24px, 1fr) 44px minmax(50px, auto); }
+.cx-finding b { font-weight: 500; font-size: 13.5px; line-height: 1.2; }
 .cx-finding > span:nth-of-type(2) { text-align: right; font-variant-numeric: tabular-nums; }
 .cx-finding em { font-style: normal; font-size: 11.5px; white-space: nowrap;
   color: var(--body-text-color-subdued); }

@@ -71,7 +71,7 @@ def main(
         folder = pathlib.Path(tempfile.mkdtemp(prefix="cxrjax-page-"))
         try:
             prepare_gradio(folder)
-            app = make_app(sessions, place.name, about, method, folder, host)
+            app = make_app(sessions, place.name, about, folder, host)
             announce(host, listener.getsockname()[1], sessions.limits)
             run(make_server(app), sessions, listener)
         finally:
@@ -126,15 +126,16 @@ def prepare_gradio(folder: pathlib.Path) -> None:
 
 
 def make_app(
-    sessions: Sessions, name: str, about: str, method: str, folder: pathlib.Path, host: str
+    sessions: Sessions, name: str, about: str, folder: pathlib.Path, host: str, **options: Any
 ) -> Any:
     """The application that a web server runs.
 
     Args:
       sessions: that read and keep films.
-      name, about, method: see `page.build`.
+      name, about: see `page.build`.
       folder: of uploads.
       host: that it will be reached at.
+      options: more of `page.build`.
     """
     import fastapi
     import gradio as gr
@@ -142,7 +143,7 @@ def make_app(
 
     from cxrjax.serving import page, page_html
 
-    blocks = page.build(sessions, name, about, folder, method)
+    blocks = page.build(sessions, name, about, folder, **options)
     blocks.queue(max_size=1000, api_open=False)
     fonts = ["system-ui", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
     theme = gr.themes.Base(primary_hue="sky", neutral_hue="slate", radius_size="sm",

@@ -22,6 +22,7 @@ from cxrjax.errors import UserError
 from cxrjax.serving import looking
 from cxrjax.serving.answer_table import Row
 from cxrjax.serving.looking import Looker, Reading
+from cxrjax.serving.view import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,28 @@ class Film:
     row: Row
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What one visitor looks at.
+
+    Attributes:
+      method: of the heat map.
+      view: of the film.
+      film: its key; None for none.
+      follow: whether each film begins with its most probable finding, as long as none was chosen.
+    """
+
+    method: str
+    view: View = View()
+    film: int | None = None
+    follow: bool = True
+
+
 @dataclasses.dataclass
 class Session:
-    """One visitor: films in the order they came, when it was used last."""
+    """One visitor: what is looked at, films in the order they came, when it was used last."""
 
+    shown: Shown
     films: list[Film] = dataclasses.field(default_factory=list)
     used: float = 0.0
 
@@ -80,7 +99,7 @@ class Sessions:
         self, looker: Looker, method: str, limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.network, self.limits, self._method = looker.network, limits or Limits(), method
+        self.network, self.limits, self.method = looker.network, limits or Limits(), method
         self._looker, self._clock = looker, clock
         self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()
         self._readings: collections.OrderedDict[int, Reading] = collections.OrderedDict()
@@ -91,6 +110,13 @@ class Sessions:
         """What a visitor dropped so far."""
         with self._lock:
             return list(self._of(session).films)
+
+    def show(self, session: str, change: Callable[[Shown], Shown] = lambda shown: shown) -> Shown:
+        """What a visitor looks at, after a change of it; changes come one after the other."""
+        with self._lock:
+            own = self._of(session)
+            own.shown = change(own.shown)
+            return own.shown
 
     def add(self, session: str, path: pathlib.Path, name: str) -> Film:
         """Reads a file and deletes it; what cannot be read is a film with an error.
@@ -106,7 +132,7 @@ class Sessions:
             if path.stat().st_size > self.limits.megabytes << 20:
                 raise UserError(f"{path}: not read: more than {self.limits.megabytes} MB")
             with self._computing:
-                found = self._looker.read(path, self._method)
+                found = self._looker.read(path, self.method)
         except (UserError, OSError) as error:
             return self._keep(session, name, None, str(error).removeprefix(f"{path}: "))
         # One visitor's film must not end the page for the others.
@@ -150,6 +176,13 @@ class Sessions:
         with self._lock:
             self._drop(session)
 
+    def clear(self, session: str) -> None:
+        """Forgets all films of a visitor, who stays."""
+        with self._lock:
+            shown = self._of(session).shown
+            self._drop(session)
+            self._of(session).shown = dataclasses.replace(shown, film=None)
+
     def sweep(self) -> None:
         """Ends sessions that nobody used for long."""
         with self._lock:
@@ -191,7 +224,7 @@ class Sessions:
 
     def _of(self, name: str) -> Session:
         """The session, begun if it is new; if they are too many one ends. Call it with the lock."""
-        found = self._sessions.setdefault(name, Session())
+        found = self._sessions.setdefault(name, Session(Shown(self.method)))
         found.used = self._clock()
         self._sessions.move_to_end(name)
         while len(self._sessions) > self.limits.sessions:
@@ -199,6 +232,6 @@ class Sessions:
         return found
 
     def _drop(self, name: str) -> None:
-        gone = self._sessions.pop(name, Session())
-        for film in gone.films:
+        gone = self._sessions.pop(name, None)
+        for film in gone.films if gone is not None else ():
             self._readings.pop(film.key, None)

@@ -5,13 +5,13 @@ Python package and a Chromium of the system too. What is not there is skipped.
 """
 
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
 import re
 import shutil
 import threading
 import time
-import urllib.error
 import urllib.request
 
 import numpy as np
@@ -25,7 +25,6 @@ import httpx
 from cxrjax.evaluation.answers import read_answers
 from cxrjax.serving import page, serve
 from cxrjax.serving.looking import Looker
-from cxrjax.serving.page import Shown
 from cxrjax.serving.sessions import Limits, Sessions
 from cxrjax.serving.view import View
 from tests import small_run
@@ -43,8 +42,8 @@ def server(tmp_path_factory):
         serve.prepare_gradio(folder)
         looker = Looker(run, read_answers(run.workdir, run))
         sessions = Sessions(looker, serve.first_method(looker), Limits(films=40, megabytes=1))
-        app = serve.make_app(sessions, "small", "## Figures\n\nNone.", "grad_cam", folder,
-                             "127.0.0.1")
+        app = serve.make_app(sessions, "small", "## Figures\n\nNone.", folder, "127.0.0.1",
+                             unread=(1, 20))
         own = serve.make_server(app)
         thread = threading.Thread(target=serve.run, args=(own, sessions, listener))
         thread.start()
@@ -113,7 +112,7 @@ def read_over_http(address, paths, session):
     """What a browser does when films are dropped; the HTML of films, findings and picture."""
     files = [("files", (p.name, p.read_bytes())) for p in paths]
     places = httpx.post(f"{address}/gradio_api/upload", files=files, timeout=120).json()
-    return told_to_read(address, places, session)["output"]["data"][2:]
+    return told_to_read(address, places, session)["output"]["data"][1:]
 
 
 def told_to_read(address, places, session):
@@ -122,7 +121,7 @@ def told_to_read(address, places, session):
     config = httpx.get(f"{address}/config").json()
     number = next(d["id"] for d in config["dependencies"] if d["api_name"] == "read")
     httpx.post(f"{address}/gradio_api/queue/join", timeout=120, json={
-        "data": [given, None], "fn_index": number, "session_hash": session}).raise_for_status()
+        "data": [given], "fn_index": number, "session_hash": session}).raise_for_status()
     with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash={session}",
                       timeout=300) as stream:
         for line in stream.iter_lines():
@@ -162,27 +161,38 @@ def test_a_path_that_was_not_uploaded_is_neither_read_nor_deleted(server, tmp_pa
 
 @pytest.fixture
 def looked(server, tmp_path):
-    """(sessions, what is shown) with one film, in a session of its own."""
+    """(sessions, visitor, key of the film) with one film, in a session of its own."""
     _, sessions, _ = server
     visitor = tmp_path.name
     key = sessions.add(visitor, film(tmp_path / "film.png"), "film.png").key
-    return sessions, visitor, Shown(film=key)
+    sessions.show(visitor, lambda now: page.chosen(now, key))
+    return sessions, visitor, key
 
 
 def test_the_most_probable_finding_is_shown_until_one_is_chosen(looked):
-    sessions, visitor, shown = looked
-    after, _, findings, _ = page.parts(sessions, visitor, shown)
-    reading = sessions.reading(visitor, shown.film, "grad_cam")
-    assert after.view.finding == reading.order()[0]
-    alone = Shown(film=shown.film, follow=False, view=View(finding=None))
-    assert "aria-pressed=\"true\"" not in page.parts(sessions, visitor, alone)[2]
-    gone = page.parts(sessions, visitor, Shown(film=99999))
-    assert gone[0].film is None and "Drop a film" in gone[3]
+    sessions, visitor, key = looked
+    _, findings, _ = page.parts(sessions, visitor)
+    reading = sessions.reading(visitor, key, "grad_cam")
+    assert sessions.show(visitor).view.finding == reading.order()[0]
+    assert findings.count('aria-pressed="true"') == 1
+    sessions.show(visitor, lambda now: dataclasses.replace(
+        page.with_view(now, finding=None), follow=False))
+    assert 'aria-pressed="true"' not in page.parts(sessions, visitor)[1]
+    sessions.show(visitor, lambda now: page.chosen(now, 99999))
+    assert "Drop a film" in page.parts(sessions, visitor)[2]
+
+
+def test_clearing_keeps_the_view(looked):
+    sessions, visitor, _ = looked
+    sessions.show(visitor, lambda now: page.with_view(now, opacity=0.9))
+    sessions.clear(visitor)
+    assert sessions.films(visitor) == []
+    assert sessions.show(visitor).view.opacity == 0.9 and sessions.show(visitor).film is None
 
 
 def test_the_mouse_on_the_film_changes_the_view(looked):
-    sessions, visitor, shown = looked
-    reading = sessions.reading(visitor, shown.film, "grad_cam")
+    sessions, visitor, key = looked
+    reading = sessions.reading(visitor, key, "grad_cam")
     near = page.act(reading, View(), {"act": "zoom", "factor": 2.0, "x": 0, "y": 0})
     assert near.zoom == 2.0 and near.center == (0.5, 0.5)
     # The film is 1000 x 750 in its room; at twice 2000 x 1500.
@@ -194,19 +204,31 @@ def test_the_mouse_on_the_film_changes_the_view(looked):
 
 
 def test_files_to_save(looked):
-    sessions, visitor, shown = looked
+    sessions, visitor, _ = looked
     name, address = json.loads(page.table_file(sessions, visitor))
     assert name == "cxrjax.csv"
     with urllib.request.urlopen(address) as data:
         assert data.read().decode() == sessions.table(visitor)
-    name, address = json.loads(page.picture_file(sessions, visitor, shown))
+    name, address = json.loads(page.picture_file(sessions, visitor))
     assert name.startswith("film_") and name.endswith(".png")
     with urllib.request.urlopen(address) as data:
         assert Image.open(data).width == 800
-    assert page.picture_file(sessions, visitor, Shown()) == ""
+    assert page.picture_file(sessions, "nobody") == ""
 
 
 # --- slow
+
+
+@pytest.mark.slow
+def test_what_nobody_reads_is_deleted(server):
+    """Here after twenty seconds."""
+    address, _, folder = server
+    httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.png", b"a")}).raise_for_status()
+    assert len(files_in(folder)) == 1
+    end = time.monotonic() + 60
+    while files_in(folder) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert files_in(folder) == []
 
 
 @pytest.mark.slow
