@@ -274,7 +274,7 @@ class Findings(tk.Canvas):
         px, width = self._look.px, self.winfo_width()
         row, face = px(self.ROW), self._look.font(13)
         self.configure(scrollregion=(0, 0, width, row * len(self.order)), yscrollincrement=row)
-        left, right, end = px(166), width - px(84), width - px(32)
+        left, right, end = px(166), width - px(90), width - px(32)
         for i, k in enumerate(self.order):
             top, middle = i * row, i * row + row / 2
             lit, found = k == self.chosen, self._found.get(k)
