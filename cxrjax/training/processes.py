@@ -104,7 +104,7 @@ def join(
         if num_processes is not None or process_id is not None:
             raise UserError("--coordinator=auto finds the number of processes and this one's by "
                             "itself: leave --num_processes and --process_id out")
-        where, options = "the coordinator", {}
+        where, options = "the coordinator", {"initialization_timeout": wait}
         _say_at_abort(f"not all processes came to {where} within {wait} s: start every one of them")
     else:
         come(coordinator, num_processes, process_id, wait)
@@ -115,7 +115,9 @@ def join(
             raise
         where = coordinator
         options = {"coordinator_address": coordinator, "num_processes": num_processes,
-                   "process_id": process_id, "cluster_detection_method": "deactivate"}
+                   "process_id": process_id, "cluster_detection_method": "deactivate",
+                   # All are there and watched, but one may import slowly.
+                   "initialization_timeout": 10 * wait}
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -125,8 +127,7 @@ def join(
         if process_id:
             _until_it_listens(coordinator)
         jax.distributed.initialize(
-            **options, initialization_timeout=wait, heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=_LONG,
+            **options, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=_LONG,
         )
     except ValueError as error:
         if coordinator != AUTO:

@@ -158,6 +158,21 @@ def test_killed_processes_lose_nothing(tmp_path, scheme, kills):
     print(f"{killed} kills, (process, second, newest checkpoint, seconds to the end): {moments}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_ctrl_c_in_one_saves_and_stops_both(tmp_path, which):
+    run = tmp_path / "run"
+    started = begin(2, "--mode=train", f"--config={CONFIG}", f"--workdir={run}",
+                    "--config.train_for=4000 steps")
+    while not checkpoint.steps_in(run, "latest") and started[0].poll() is None:
+        time.sleep(0.02)
+    started[which].send_signal(signal.SIGINT)
+    (status, out, err), (other, _, said) = finish(started)
+    assert (status, other, said) == (130, 130, ""), (out, err, said)
+    saved = checkpoint.steps_in(run, "latest")[-1]
+    assert f"stopped at step {saved}: saving; the same command goes on from here" in out and saved
+
+
 @pytest.mark.parametrize("arguments, line", [
     (("127.0.0.1:1", None, 0), "needs --num_processes=N and --process_id=I"),
     (("127.0.0.1:1", 2, 2), "--process_id=2: of --num_processes=2 they are 0 to 1"),
