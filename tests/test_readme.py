@@ -1,5 +1,6 @@
 """What the README and docs/extending.md say is tried here, so that none of it becomes untrue."""
 
+import ast
 import json
 import pathlib
 import re
@@ -72,22 +73,53 @@ def test_the_readme_shows_one_of_the_files_that_are_tested(lab, monkeypatch):
     assert config.model.name == argument and config.model.width == 16
 
 
-def test_the_library_example(tmp_path, monkeypatch, capsys):
-    """As it stands there, on a run of the quickstart's config with few films and few steps."""
-    (code,) = re.findall(r"## As a library\n+```python\n(.*?)```", TEXT, re.DOTALL)
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """A folder with a run of the quickstart's config, of few films and few steps."""
+    folder = tmp_path_factory.mktemp("quickstart")
     config = load_config_file(ROOT / "configs/phantom.py")("resnet18,size=32")
     config.dataset.update(num_train=8, num_val=8, num_test=8)
     config.model.update(width=4, depths=(1, 1))
     config.batch_size, config.train_for = 8, "1 step"
-    monkeypatch.chdir(tmp_path)
-    loop.train(config, "runs/phantom")
-    (tmp_path / "films/new").mkdir(parents=True)
+    loop.train(config, folder / "runs/phantom")
+    return folder
+
+
+def test_the_library_example(quickstart, monkeypatch, capsys):
+    """As it stands there."""
+    (code,) = re.findall(r"## As a library\n+```python\n(.*?)```", TEXT, re.DOTALL)
+    monkeypatch.chdir(quickstart)
+    (quickstart / "films/new").mkdir(parents=True)
     for name in "ab":
-        Image.linear_gradient("L").save(tmp_path / f"films/new/{name}.png")
+        Image.linear_gradient("L").save(quickstart / f"films/new/{name}.png")
     capsys.readouterr()
     names = {}
     exec(code, names)
     assert names["found"]["Mass"].shape == (2,) and "14 labels" in capsys.readouterr().out
+
+
+def test_the_tour_runs_and_shows_what_it_made(quickstart, monkeypatch, capsys):
+    """Its code cells in order, as a notebook runs them; what is kept in it is of such a run."""
+    book = json.loads((ROOT / "docs/tour.ipynb").read_text())
+    monkeypatch.chdir(quickstart)
+    names, pictures = {}, 0
+    for cell in book["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        *before, last = ast.parse("".join(cell["source"])).body
+        exec(compile(ast.Module(before, []), "tour.ipynb", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown = eval(compile(ast.Expression(last.value), "tour.ipynb", "eval"), names)
+            pictures += isinstance(shown, Image.Image)
+        else:
+            exec(compile(ast.Module([last], []), "tour.ipynb", "exec"), names)
+        assert cell["outputs"] or not isinstance(last, ast.Expr)
+        assert not any(out["output_type"] == "error" for out in cell["outputs"])
+        assert cell["execution_count"]
+    told = capsys.readouterr().out
+    assert "Mass" in told and "macro AUROC" in told and pictures == 3
+    assert (ROOT / "docs/tour.ipynb").stat().st_size < 1_000_000
+    assert not re.search(r"/(root|home|tmp|work)/", (ROOT / "docs/tour.ipynb").read_text())
 
 
 def test_the_readme_is_short():
