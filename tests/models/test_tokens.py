@@ -215,6 +215,7 @@ GOLDENS = {
     "timm_vit_small_patch16": ("vit_small", 1000, 3),
     "timm_vit_base_patch16": ("vit_base", 1000, 3),
     "timm_vit_small_patch14_dinov2": ("dinov2_small", 1000, 3),
+    "timm_vit_base_patch14_dinov2": ("dinov2_base", 1000, 3),
     "transformers_dinov2_small": ("dinov2_small", 14, 3),
     "eva_x_small_patch16": ("eva_x_small", 14, 3),
     "eva_x_base_patch16": ("eva_x_base", 14, 3),

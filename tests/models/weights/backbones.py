@@ -26,26 +26,45 @@ OF = {
     "convnext_small": "torchvision_convnext_small", "convnext_base": "torchvision_convnext_base",
     "vit_small": "timm_vit_small_patch16", "vit_base": "timm_vit_base_patch16",
     "dinov2_small": "timm_vit_small_patch14_dinov2",
+    "dinov2_base": "timm_vit_base_patch14_dinov2",
     "eva_x_small": "eva_x_small_patch16", "eva_x_base": "eva_x_base_patch16",
 }
-# Family -> who publishes weights that fit, and the licence their repository states.
+# Family -> who publishes weights that fit, and the licence they state; the numbers are of `NOTES`.
 SOURCES = {
-    "resnet": "torchvision (BSD-3-Clause), timm (Apache-2.0)",
-    "densenet": "torchvision (BSD-3-Clause), timm, torchxrayvision (Apache-2.0)",
-    "convnext": "torchvision (BSD-3-Clause), timm (Apache-2.0)",
-    "conformer": "the authors, github.com/pengzhiliang/Conformer (see there)",
-    "vit": "timm (Apache-2.0), torchvision (BSD-3-Clause)",
-    "dinov2": "Meta, timm (Apache-2.0); RAD-DINO, microsoft/rad-dino on the hub (see its card)",
-    "eva_x": "the authors, github.com/hustvl/EVA-X (see there)",
+    "resnet": "torchvision (BSD-3-Clause [1]), timm (Apache-2.0 [2])",
+    "densenet": "torchvision (BSD-3-Clause [1]), timm (Apache-2.0 [2]), torchxrayvision "
+                "(Apache-2.0 [3])",
+    "convnext": "torchvision (BSD-3-Clause [1]), timm (Apache-2.0 [2])",
+    "conformer": "the authors, github.com/pengzhiliang/Conformer (no licence found [4])",
+    "vit": "timm (Apache-2.0 [2]), torchvision (BSD-3-Clause [1])",
+    "dinov2": "Meta, timm (Apache-2.0 [5]); RAD-DINO, microsoft/rad-dino on the hub (MIT [6])",
+    "eva_x": "the authors, MapleF/eva_x on the hub (MIT [7])",
 }
+NOTES = """
+Licences were looked up in two places each, where there are two; they change, so read the card of
+the file that you take.
+
+1. torchvision's own licence. Its page on pretrained weights adds that the terms of the films they
+   were trained on may reach further, and leaves that to whoever uses them.
+2. The cards of timm's files on the hub, one each: augreg ViTs and those of the `sbb` series say so,
+   as does a second catalogue; others may differ.
+3. The LICENSE of mlmed/torchxrayvision: `xrv.models`; its `baseline_models` have their own.
+4. Neither the README nor the listing of the authors' repository has one. OpenMMLab's mmpretrain
+   hands out converted copies under its own Apache-2.0.
+5. README and model card of facebookresearch/dinov2. Until August 2023 they said CC-BY-NC, and old
+   copies of the card still do.
+6. Its card today; an earlier card said MSRLA (Microsoft's research licence). Both: for research,
+   not for clinical practice.
+7. The badge in the README of hustvl/EVA-X; no LICENSE file was found there, no second source.
+"""
 HEAD = """# Backbones and the weights they start from
 
 Made by `python -m tests.models.weights.backbones`. Parameters are those for 14 labels and gray
 films, GFLOPs those of one film of 224x224 (2 for a multiply-add, counted in the program before
 compilation). Parity is the largest difference of a logit from the published network's, in parts of
-the largest one, both with the numbers of tests/goldens; '-' where there is no golden. The licence
-is that of the repository that publishes the weights: the films they were trained on have terms of
-their own.
+the largest one, both with the numbers of tests/goldens; '-' where there is no golden (those are
+held against timm's own networks by the slow test of weights). The licence is that of whoever
+publishes the weights: the films they were trained on have terms of their own.
 """
 
 
@@ -87,3 +106,4 @@ if __name__ == "__main__":
     titles = ["backbone", "parameters", "GFLOPs", "layouts", "published weights", "parity"]
     print(HEAD)
     print("\n".join(tables.table(titles, [row(name) for name in FAMILIES], {1, 2, 5})))
+    print(NOTES, end="")

@@ -194,6 +194,10 @@ CASES = {
     "dinov2_small transformers": ("dinov2_small", lambda: tokens(("Dinov2", "Model"), 14), []),
     "dinov2_small transformers older names backbone.": (
         "dinov2_small", lambda: tokens(("Dinov2", "Model"), 14), [older_names, under("backbone.")]),
+    "dinov2_base transformers older names": (  # as RAD-DINO's are
+        "dinov2_base", lambda: transformers(
+            ("Dinov2", "Model"), hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+            image_size=56, patch_size=14), [older_names]),
     "dinov2_small transformers registers": (
         ("dinov2_small", {"registers": 4}), lambda: tokens(("Dinov2WithRegisters", "Model"), 14),
         []),
