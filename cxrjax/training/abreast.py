@@ -2,8 +2,8 @@
 
 By turns they share one compiled program, which is called with each run's states, films and key. At
 once is one program of all runs (`jax.vmap`): their products of matrices become one with a further
-dimension, their convolutions convolutions in groups, which CPUs do slowly. `AT_ONCE` says which way
-is taken; docs/cache_and_seeds.md has the measurements.
+dimension, their convolutions convolutions in groups. `AT_ONCE` names those that go this second way;
+docs/cache_and_seeds.md says how it is measured.
 """
 
 from __future__ import annotations
