@@ -41,16 +41,14 @@ SOURCES = {
     "eva_x": "the authors, MapleF/eva_x on the hub (MIT [7])",
 }
 NOTES = """
-Licences were looked up in two places each, where there are two; they change, so read the card of
-the file that you take.
+What a licence rests on is in the notes; licences change, so read the card of the file that you take.
 
 1. torchvision's own licence. Its page on pretrained weights adds that the terms of the films they
    were trained on may reach further, and leaves that to whoever uses them.
 2. The cards of timm's files on the hub, one each: augreg ViTs and those of the `sbb` series say so,
    as does a second catalogue; others may differ.
 3. The LICENSE of mlmed/torchxrayvision: `xrv.models`; its `baseline_models` have their own.
-4. Neither the README nor the listing of the authors' repository has one. OpenMMLab's mmpretrain
-   hands out converted copies under its own Apache-2.0.
+4. Neither the README nor the listing of the authors' repository has one: ask them.
 5. README and model card of facebookresearch/dinov2. Until August 2023 they said CC-BY-NC, and old
    copies of the card still do.
 6. Its card today; an earlier card said MSRLA (Microsoft's research licence). Both: for research,
