@@ -176,7 +176,7 @@ def test_each_mistake_is_one_line(flags, line, capsys):
      "32"),
     (["phantom", "--config.batch_size=1.5"], "config.batch_size=1.5: must be a whole number"),
     (["phantom", "--config.optimizer.learning_rate=fast"],
-     "config.optimizer.learning_rate=fast: must be a number; it is 0.001"),
+     "config.optimizer.learning_rate=fast: must be a number; it is 0.002"),
     (["phantom", "--config.cache_in_memory=4"],
      "config.cache_in_memory=4: must be true or false; it is True"),
     (["phantom", "--config.cache_in_memory", "yes"], "unexpected argument 'yes'"),

@@ -37,7 +37,7 @@ def given():
 
 def test_the_defaults_of_new_fields_do_what_older_runs_did(given):
     flat = resume.flat(given)
-    assert len(ADDED) == 4 and {k: flat[k] for k in ADDED} == ADDED
+    assert len(ADDED) == 5 and {k: flat[k] for k in ADDED} == ADDED
 
 
 def test_a_run_of_before_is_the_same_run(given):

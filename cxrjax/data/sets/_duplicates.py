@@ -40,12 +40,14 @@ def quick_hash(image: UInt8[np.ndarray, "h w"]) -> str:
     The same frequencies, of the film made smaller by the mean of whole pixels: to some 64 to 127,
     where a product of matrices costs nearly nothing.
     """
-    film = Image.fromarray(image)
-    film = np.asarray(film.reduce((_factor(film.width), _factor(film.height))))
+    factor = _factor(image.shape[1]), _factor(image.shape[0])
+    film = image if factor == (1, 1) else np.asarray(Image.fromarray(image).reduce(factor))
     height, width = film.shape
     low = (_waves(height) @ film.astype(np.float32) @ _waves(width).T).ravel()[1:]
     middle = np.partition(low, len(low) // 2)[len(low) // 2]
-    return np.packbits(np.append(low > middle, False)).tobytes().hex()
+    bits = np.zeros(HASH_BITS, bool)
+    np.greater(low, middle, out=bits[:-1])
+    return np.packbits(bits).tobytes().hex()
 
 
 @functools.lru_cache
