@@ -41,7 +41,7 @@ SOURCES = {
     "eva_x": "the authors, MapleF/eva_x on the hub (MIT [7])",
 }
 NOTES = """
-What a licence rests on is in the notes; licences change, so read the card of the file that you take.
+What a licence rests on is in the notes; licences change, so read the card of your file.
 
 1. torchvision's own licence. Its page on pretrained weights adds that the terms of the films they
    were trained on may reach further, and leaves that to whoever uses them.
