@@ -39,7 +39,9 @@ from cxrjax.errors import UserError
 from cxrjax.names import program, scheme_of, suggest
 from cxrjax.training import experiment, steps
 
-MODELS = ("resnet18", "resnet50", "densenet121", "convnext_tiny", "conformer_tiny")
+MODELS = (
+    "resnet18", "resnet50", "densenet121", "convnext_tiny", "conformer_tiny", "vit_small",
+)
 TURN_SECONDS = 0.8  # what one side computes before it is the other's turn
 
 

@@ -107,7 +107,7 @@ def torch(name: str, size: int, batch: int, repeats: int) -> None:
     import numpy as np
     import torch
 
-    from cxrjax.benchmarks import torch_reference
+    from cxrjax.benchmarks import torch_reference, torch_side
 
     gpu = torch.cuda.is_available()
     rng = np.random.default_rng(0)
@@ -117,9 +117,9 @@ def torch(name: str, size: int, batch: int, repeats: int) -> None:
                  "b2": 0.999}
     def side(compiled: bool) -> Any:
         torch.manual_seed(0)
-        network = torch_reference.create(name, 14, 1, **({"width": 8} if DRY_RUN else {}))
-        return torch_reference.Side(network, image, label, "multilabel", (0.449, 0.226), optimizer,
-                                    gpu, True, compiled)
+        network = torch_reference.create(name, 14, 1, size, **({"width": 8} if DRY_RUN else {}))
+        return torch_side.Side(network, image, label, "multilabel", (0.449, 0.226), optimizer, gpu,
+                               True, compiled)
 
     def peak(run: Callable[[int], Any]) -> int | None:
         if gpu:

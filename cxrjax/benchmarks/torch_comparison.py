@@ -40,6 +40,10 @@ def equalise(config: ConfigDict) -> list[str]:
     if name not in torch_reference.NETWORKS:
         known = suggest(name, torch_reference.NETWORKS)
         raise UserError(f"--against=torch has no {name!r}{known}")
+    made_for, size = config.model.get("image_size", 0), config.dataset.image_size
+    if made_for not in (0, size):
+        raise UserError(f"--against=torch: config.model.image_size={made_for} would resample the "
+                        f"position embeddings for films of {size}, PyTorch's side does not")
     changed = []
     loss = "bce" if sets.head(config.dataset.to_dict())[1] == "multilabel" else "softmax_ce"
     plain = {"name": loss, **losses.defaults_of(loss)}
@@ -67,7 +71,7 @@ def contestants(
     """
     import torch
 
-    from cxrjax.benchmarks import torch_reference
+    from cxrjax.benchmarks import torch_reference, torch_side
 
     if gpu and not torch.cuda.is_available():
         raise UserError("--against=torch: this torch sees no GPU; install one that does")
@@ -76,7 +80,8 @@ def contestants(
                weights.to_torch(name, variables).items()}
 
     def network():
-        made = torch_reference.create(name, len(config.labels), batch["image"].shape[-1], **options)
+        _, size, _, channels = batch["image"].shape
+        made = torch_reference.create(name, len(config.labels), channels, size, **options)
         made.load_state_dict(tensors, strict=True)
         return made
 
@@ -96,7 +101,7 @@ def contestants(
         variants = {"eager": (False, False), "compiled, channels_last": (True, True)}
     normalize = (config.normalize.mean, config.normalize.std)
     sides = {
-        what: torch_reference.Side(
+        what: torch_side.Side(
             network(), batch["image"], batch["label"], config.task, normalize,
             dict(config.optimizer), bfloat16, channels_last, compiled,
         )

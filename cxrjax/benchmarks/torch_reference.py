@@ -5,8 +5,8 @@ Their parameters have the published names (torchvision's, and the Conformer refe
 that both sides then give the same logits. Options are those of our factories, as far as they change
 the network: widths, depths and the small stem. There is no dropout and no stochastic depth.
 
-Every network gives a list of logits, one tensor per head; the prediction is their sum. Only this
-file imports torch at its top; nothing imports it where torch is not asked for.
+Every network gives a list of logits, one tensor per head; the prediction is their sum. This file
+and `torch_side` import torch at their top; nothing imports them where torch is not asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from cxrjax.errors import UserError
 from cxrjax.names import suggest
 
 # What changes the network; other options of our factories are about how it is computed.
-OPTIONS = ("small_stem", "width", "depths", "depth", "growth", "embed_dim", "heads")
+OPTIONS = (
+    "small_stem", "width", "depths", "depth", "growth", "embed_dim", "heads", "patch", "pool",
+)
 
 
 def _relu(x: torch.Tensor) -> torch.Tensor:
@@ -339,6 +341,38 @@ class _Conformer(nn.Module):
         ]
 
 
+class _PatchEmbed(nn.Module):
+    def __init__(self, channels: int, dim: int, patch: int):
+        super().__init__()
+        self.proj = _conv(channels, dim, patch, patch, padding=0, bias=True)
+
+    def forward(self, x):
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class _ViT(nn.Module):
+    """`pool`: 'cls' (class token, normed) or 'mean' (mean of the patches' tokens, then normed)."""
+
+    def __init__(
+        self, classes, channels, image_size, width=384, depth=12, heads=6, patch=16, pool="cls"
+    ):
+        super().__init__()
+        self.mean = pool == "mean"
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // patch) ** 2, width))
+        self.patch_embed = _PatchEmbed(channels, width, patch)
+        self.blocks = nn.Sequential(*(_TransBlock(width, heads) for _ in range(depth)))
+        self.add_module("fc_norm" if self.mean else "norm", nn.LayerNorm(width, 1e-6))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.patch_embed(x)], 1)
+        tokens = self.blocks(tokens + self.pos_embed)
+        if self.mean:
+            return [self.head(self.fc_norm(tokens[:, 1:].mean(1)))]
+        return [self.head(self.norm(tokens[:, 0]))]
+
+
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "resnet18": (_ResNet, {"bottleneck": False, "depths": (2, 2, 2, 2)}),
     "resnet50": (_ResNet, {"bottleneck": True, "depths": (3, 4, 6, 3)}),
@@ -347,13 +381,18 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "convnext_tiny": (_ConvNeXt, {"depths": (3, 3, 9, 3)}),
     "conformer_tiny": (_Conformer, {"ratio": 1}),
     "conformer_small": (_Conformer, {"ratio": 4}),
+    "vit_small": (_ViT, {"width": 384, "heads": 6}),
+    "vit_base": (_ViT, {"width": 768, "heads": 12}),
 }
 
 
-def create(name: str, num_classes: int, channels: int, **options: Any) -> nn.Module:
+def create(
+    name: str, num_classes: int, channels: int, size: int, **options: Any
+) -> nn.Module:
     """The network `name` with the options of our factory; those that only steer ours are dropped.
 
-    `module(image f32[b, channels, h, w])` gives a list of logits f32[b, num_classes].
+    `module(image f32[b, channels, size, size])` gives a list of logits
+    f32[b, num_classes].
 
     Raises:
       UserError: there is no such network here.
@@ -362,89 +401,6 @@ def create(name: str, num_classes: int, channels: int, **options: Any) -> nn.Mod
         raise UserError(f"no PyTorch network for {name!r}" + suggest(name, NETWORKS))
     make, defaults = NETWORKS[name]
     given = {key: value for key, value in options.items() if key in OPTIONS}
+    if make is _ViT:
+        given["image_size"] = size
     return make(num_classes, channels, **{**defaults, **given})
-
-
-class Side:
-    """Training and inference of one network in PyTorch, the equivalent of ours, on a given batch.
-
-    Forward, mean loss of the heads, backward, clipping of the whole gradient, AdamW (fused,
-    its fastest form) with the same hyperparameters and the same arrays decayed.
-
-    Args:
-      network: from `create`, with its weights; becomes this side's own.
-      image: u8[b, h, w, 1]; label: f32[b, k].
-      task: 'multilabel' (binary cross-entropy) or 'multiclass'.
-      normalize: (mean, std).
-      optimizer: our options.
-      bfloat16: compute under autocast.
-      channels_last, compiled: the memory format, and torch.compile on the network.
-    """
-
-    def __init__(
-        self, network: nn.Module, image: Any, label: Any, task: str, normalize: Any,
-        optimizer: Any, bfloat16: bool, channels_last: bool, compiled: bool,
-    ):
-        gpu = torch.cuda.is_available()
-        if gpu:  # as XLA does: the fastest algorithms, TensorFloat-32 where float32 is asked for
-            torch.backends.cudnn.benchmark = True
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        self._device = torch.device("cuda" if gpu else "cpu")
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._network = network.to(self._device, memory_format=layout)
-        self._image = torch.from_numpy(image).permute(0, 3, 1, 2).to(self._device)
-        self._image = self._image.contiguous(memory_format=layout)
-        self._label = torch.from_numpy(label).to(self._device)
-        self._loss = F.binary_cross_entropy_with_logits
-        if task == "multiclass":
-            self._loss = F.cross_entropy
-        self._mean, self._std = normalize
-        self._clip, self._bfloat16 = optimizer["clip_norm"], bfloat16
-        # Our decay leaves out all arrays of fewer than two axes; torch's layer scale has three.
-        groups: dict[bool, list] = {True: [], False: []}
-        for name, p in self._network.named_parameters():
-            groups[p.ndim > 1 and not name.endswith("layer_scale")].append(p)
-        decay = optimizer["weight_decay"]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": groups[True], "weight_decay": decay},
-             {"params": groups[False], "weight_decay": 0.0}],
-            lr=optimizer["learning_rate"], betas=(optimizer["b1"], optimizer["b2"]), fused=True,
-        )
-        self._forward = torch.compile(self._network) if compiled else self._network
-
-    def _heads(self) -> list[torch.Tensor]:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            image = (self._image.float() / 255.0 - self._mean) / self._std
-            return [head.float() for head in self._forward(image)]
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def train(self, count: int) -> tuple[float, float]:
-        """`count` training steps; the last one's loss and gradient norm before clipping."""
-        self._network.train()
-        for _ in range(count):
-            self._optimizer.zero_grad(set_to_none=True)
-            losses = [self._loss(head, self._label) for head in self._heads()]
-            loss = sum(losses) / len(losses)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                self._network.parameters(), self._clip or float("inf")
-            )
-            self._optimizer.step()
-        self._wait()
-        return float(loss.detach()), float(norm)
-
-    def infer(self, count: int) -> None:
-        """`count` times the logits of the batch in evaluation mode."""
-        self._network.eval()
-        with torch.inference_mode():
-            for _ in range(count):
-                heads = self._heads()
-                sum(heads) / len(heads)
-        self._wait()
-
-    def peak_memory(self) -> int | None:
-        """Bytes allocated at most since the process began; None on the CPU."""
-        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None

@@ -3,10 +3,13 @@
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from ml_collections import ConfigDict
 
+from cxrjax import models
 from cxrjax.benchmarks import benchmark, machine, table, torch_comparison
 from cxrjax.errors import UserError
 
@@ -81,6 +84,34 @@ def test_torch_gives_the_same_logits_and_the_same_first_step():
 
 
 @needs_torch
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_a_small_transformer_equals_its_torch_reference(pool):
+    config = benchmark.network_config("vit_small", 32, 4, "float32")
+    config.model.update(width=16, depth=2, heads=2, patch=8, pool=pool)
+    row = benchmark.measure(config.to_dict(), None, None, None, 1, "torch")
+    assert row["logits_difference"] < 1e-4  # and the first steps were compared
+    config.model.image_size = 64
+    with pytest.raises(UserError, match="resample"):
+        torch_comparison.equalise(config)
+
+
+@needs_torch
+def test_tokens_and_norms_do_not_decay_on_torchs_side_either():
+    from cxrjax.benchmarks import torch_reference, torch_side
+    from cxrjax.training import optim
+
+    ours = models.create("vit_small", 3, width=16, depth=2, heads=2, patch=8)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    decays = traverse_util.flatten_dict(optim.decay_mask(shapes["params"]))
+    theirs = torch_reference.create("vit_small", 3, 1, 32, width=16, depth=2, heads=2, patch=8)
+    optimizer = torch_side.optimizer_of(theirs, {
+        "learning_rate": 1e-3, "weight_decay": 1e-2, "b1": 0.9, "b2": 0.999,
+    })
+    counts = [len(group["params"]) for group in optimizer.param_groups]
+    assert counts == [sum(decays.values()), len(decays) - sum(decays.values())]
+
+
+@needs_torch
 def test_another_first_step_is_not_compared():
     class Other:
         def train(self, count):
@@ -106,7 +137,7 @@ def test_what_torch_does_not_do_is_switched_off_and_said():
 
 @needs_torch
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "densenet121", "convnext_tiny", "conformer_tiny"])
+@pytest.mark.parametrize("name", benchmark.MODELS[1:])
 def test_every_network_equals_its_torch_reference(name):
     row = benchmark.measure(None, name, 64, 2, 1, "torch")
     assert row["logits_difference"] < 1e-4
