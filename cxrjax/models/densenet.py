@@ -72,15 +72,21 @@ class Stage(nn.Module):
 
 
 class Transition(nn.Module):
-    """Norm, ReLU, 1x1 convolution to half the channels, 2x2 mean."""
+    """Norm, ReLU, 2x2 mean, 1x1 convolution to half the channels.
+
+    The paper's order is convolution, then mean; the two commute (one mixes channels alike at every
+    position, the other positions alike in every channel), and this way around the product and its
+    two derivatives have a quarter of the rows: 3.7 of 45.7 GFLOP of a training step of DenseNet-121
+    (batch 32, 64 pixels).
+    """
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ _"]:
+        half = x.shape[-1] // 2
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train))
-        x = Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(x)
-        return layers.average_pool(x, 2)
+        return Conv(half, 1, dtype=self.dtype, name="conv")(layers.average_pool(x, 2))
 
 
 class Encoder(nn.Module):

@@ -345,6 +345,35 @@ def test_a_dense_stage_equals_its_definition():
     )
 
 
+def test_a_dense_transition_equals_its_definition():
+    """In float64: norm, ReLU, convolution at every position, then the mean of each 2x2."""
+    x, away = normal(2, 7, 6, 5), normal(2, 3, 3, 2)  # the seventh row is left over
+    block = densenet.Transition()
+    variables = filled(block, x, True)
+
+    def ours(params, x):
+        y, _ = block.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+        return y
+
+    def published(params, x):
+        y = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+        y = jnp.maximum(y * params["norm"]["scale"] + params["norm"]["bias"], 0)
+        y = jnp.einsum("bhwc,co->bhwo", y, params["conv"]["kernel"][0, 0])[:, :6]
+        return (y[:, ::2, ::2] + y[:, 1::2, ::2] + y[:, ::2, 1::2] + y[:, 1::2, 1::2]) / 4
+
+    params = variables["params"]
+    got, back = jax.vjp(jax.jit(ours), params, x)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (params, x, away))
+        want, wide_back = jax.vjp(published, *wide[:2])
+        derivatives = jax.device_get(wide_back(wide[2]))
+        want = np.asarray(want)
+    assert want.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for a, b in zip(jax.tree.leaves(back(away)), jax.tree.leaves(derivatives)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+
 def test_the_stride_of_a_bottleneck_sits_in_its_3x3_convolution():
     block = resnet.Block(4, stride=2, bottleneck=True)
     _, caught = block.apply(
