@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxrjax.models import layers
+from cxrjax.models import convolutions, layers
 from cxrjax.models.layers import BatchNorm, Classifier, Moments, PoolHead, Stem
 
 NAMES = ("densenet121", "densenet169")
@@ -53,6 +53,10 @@ class Stage(nn.Module):
     A channel's batch statistics are the same for every layer that reads it, so they are reduced
     once per map and not once per map and layer. With `remat` only each layer's own map is kept for
     the backward pass (Pleiss et al. 2017, arXiv:1707.06990: memory linear in depth, not quadratic).
+
+    On the CPU the maps so far are joined with each new one, not all of them in every layer: a copy
+    of two parts, and half as many operations to compile (DenseNet-121 at 64 pixels, batch 32: a
+    training step 1.06 times as fast). Elsewhere XLA joins them as it normalises.
     """
 
     depth: int
@@ -63,11 +67,13 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w _"]:
         layer = nn.remat(Layer, static_argnums=(3,)) if self.remat else Layer
-        maps, moments = [x], []
+        join = convolutions.on_cpu() and not self.remat
+        maps, moments, new = [x], [], x
         for i in range(self.depth):
             if train:
-                moments.append(layers.batch_moments(maps[-1]))
-            maps.append(layer(self.growth, self.dtype, name=f"layer{i + 1}")(maps, moments, train))
+                moments.append(layers.batch_moments(new))
+            new = layer(self.growth, self.dtype, name=f"layer{i + 1}")(maps, moments, train)
+            maps = [jnp.concatenate([*maps, new], -1)] if join else [*maps, new]
         return jnp.concatenate(maps, -1)
 
 

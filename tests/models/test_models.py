@@ -314,18 +314,11 @@ def test_layer_scale_starts_blocks_near_the_identity():
     assert 0 < np.abs(y - x).max() < 1e-4
 
 
-def test_a_dense_stage_equals_its_definition():
-    """Layers on the whole concatenation, each with statistics of its own."""
-    x = normal(2, 6, 6, 5)
-    stage = densenet.Stage(depth=3, growth=4)
-    variables = filled(stage, x, True)
-    got, moved = jax.jit(
-        lambda variables, x: stage.apply(variables, x, True, mutable=["batch_stats"])
-    )(variables, x)
-    want = x
-    for i in range(1, 4):
-        p = variables["params"][f"layer{i}"]
-        y = want
+def dense_stage(params, x):
+    """A dense block by its definition: layers on the whole concatenation, in x's precision."""
+    for i in range(1, len(params) + 1):
+        p = params[f"layer{i}"]
+        y = x
         for norm, conv in (("norm1", "conv1"), ("norm2", "conv2")):
             y = (y - y.mean((0, 1, 2))) / jnp.sqrt(y.var((0, 1, 2)) + 1e-5)
             y = jnp.maximum(y * p[norm]["scale"] + p[norm]["bias"], 0)
@@ -336,8 +329,38 @@ def test_a_dense_stage_equals_its_definition():
                 "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-        want = jnp.concatenate([want, y], -1)
-    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+        x = jnp.concatenate([x, y], -1)
+    return x
+
+
+@pytest.mark.parametrize("cpu, remat", [(True, False), (False, False), (True, True)])
+def test_a_dense_stage_equals_its_definition(monkeypatch, cpu, remat):
+    """Values, gradients and statistics, however the maps are joined, against float64."""
+    monkeypatch.setattr(densenet.convolutions, "on_cpu", lambda: cpu)
+    x, away = normal(2, 6, 6, 5), normal(2, 6, 6, 17, seed=1)
+    stage = densenet.Stage(depth=3, growth=4, remat=remat)
+    variables = filled(stage, x, True)
+
+    @jax.jit
+    def ours(params, x, away):
+        def answer(params, x):
+            tree = {**variables, "params": params}
+            return stage.apply(tree, x, True, mutable=["batch_stats"])
+
+        y, back, moved = jax.vjp(answer, params, x, has_aux=True)
+        return y, back(away), moved
+
+    got, derivatives, moved = ours(variables["params"], x, away)
+    with jax.enable_x64(True):
+        params, wide, away = jax.tree.map(
+            lambda a: np.asarray(a, np.float64), (variables["params"], x, away)
+        )
+        want, back = jax.vjp(jax.jit(dense_stage), params, wide)
+        want, wanted = jax.device_get((want, back(away)))
+    assert want.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for a, b in zip(jax.tree.leaves(derivatives), jax.tree.leaves(wanted)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
     mean = moved["batch_stats"]["layer3"]["norm1"]["mean"]
     before = variables["batch_stats"]["layer3"]["norm1"]["mean"]
     np.testing.assert_allclose(
@@ -364,10 +387,9 @@ def test_a_dense_transition_equals_its_definition():
     params = variables["params"]
     got, back = jax.vjp(jax.jit(ours), params, x)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (params, x, away))
-        want, wide_back = jax.vjp(published, *wide[:2])
-        derivatives = jax.device_get(wide_back(wide[2]))
-        want = np.asarray(want)
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, x, away))
+        want, wide_back = jax.vjp(jax.jit(published), *wide[:2])
+        want, derivatives = jax.device_get((want, wide_back(wide[2])))
     assert want.dtype == np.float64
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
     for a, b in zip(jax.tree.leaves(back(away)), jax.tree.leaves(derivatives)):
