@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -54,6 +55,19 @@ def forget_peak() -> int:
     except OSError:
         pass  # not ours to set back here: the peak then is that of the whole process
     return resident("VmRSS") or 0
+
+
+def busy() -> float | None:
+    """CPU seconds that this machine's cores worked since it began, for whomever; None if unknown.
+
+    Work that a host took from a virtual machine ('steal') counts: it was not ours.
+    """
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, irq, soft, steal = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def name() -> str:

@@ -16,7 +16,7 @@ import platform
 import signal
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -86,7 +86,7 @@ def _do(argv: list[str]) -> int | None:
             parts += [shown.of_config(text) for text in given]
         print("\n\n".join(parts))
         return 0
-    arguments = reading.parse(mode, rest)
+    arguments = reading.parse(mode, rest, lambda given: _begin(mode, given))
     verbosity = arguments.pop("verbosity")
     flags.FLAGS(argv[:1])  # what libraries look for there: grain's processes, absl's logging
     logging.use_absl_handler()
@@ -96,6 +96,12 @@ def _do(argv: list[str]) -> int | None:
     module, _, name = MODES[mode].function.partition(":")
     with names.trusting(arguments.pop("trust", None)):
         return getattr(importlib.import_module(module), name)(**arguments)
+
+
+def _begin(mode: str, given: Mapping[str, Any]) -> None:
+    """The first sign of life: what follows imports JAX, which takes seconds on a slow machine."""
+    if not given.get("process_id"):
+        print(f"{mode}: loading the libraries", flush=True)
 
 
 def take_huge_pages() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -25,12 +25,16 @@ def parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) 
         raise UserError(said) from None
 
 
-def parse(mode: str | None, argv: list[str]) -> dict[str, Any]:
+def parse(
+    mode: str | None, argv: list[str], told: Callable[[Mapping[str, Any]], None] | None = None
+) -> dict[str, Any]:
     """The keyword arguments of a mode's function, and `verbosity`.
 
     Args:
       mode: one of `MODES`; None is an error, said after those in the flags themselves.
       argv: the program's name and flags, without --mode.
+      told: is given the arguments as soon as the flags are known to be right. A config is opened
+        only then, and imports JAX.
 
     Raises:
       UserError: a flag that there is not or that the mode does not take, a value that cannot be,
@@ -61,13 +65,15 @@ def parse(mode: str | None, argv: list[str]) -> dict[str, Any]:
         needs = "; ".join(f"--{f.name}={f.kind.meta} ({f.words})" for f in missing)
         raise UserError(f"--mode={mode} needs {needs}")
     arguments = {name: values[name].value for name in [*rows, VERBOSITY.name]}
+    if given and not (arguments.get("dataset") or arguments.get("config")):
+        raise UserError(f"{given[0].partition('=')[0]} is a field of a config: give "
+                        f"--{'dataset' if 'dataset' in rows else 'config'} too")
+    if told is not None:
+        told(arguments)
     if arguments.get("dataset"):
         arguments["dataset"] = _dataset(arguments["dataset"], given)
     elif arguments.get("config"):
         arguments["config"] = fields.open_config(arguments["config"], given)
-    elif given:
-        raise UserError(f"{given[0].partition('=')[0]} is a field of a config: give "
-                        f"--{'dataset' if 'dataset' in rows else 'config'} too")
     return arguments
 
 

@@ -27,10 +27,19 @@ _DIGITS = 16  # hexadecimal, of a hash
 
 
 class Clock:
-    """When a judgement began, in wall and in processor time."""
+    """When a judgement began, in wall and in processor time.
+
+    Attributes:
+      networks: seconds until now in which networks answered (their compilation with it).
+    """
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.networks = 0.0
+
+    def of_networks(self, begun: float, waited: float) -> None:
+        """Counts what was answered since `begun`, without the time that films were waited for."""
+        self.networks += time.monotonic() - begun - waited
 
 
 def facts(run: Run, films: Films, clock: Clock) -> dict[str, Any]:
@@ -51,6 +60,7 @@ def facts(run: Run, films: Films, clock: Clock) -> dict[str, Any]:
         },
         "wall seconds": round(time.monotonic() - clock.wall, 1),
         "processor seconds": round(time.process_time() - clock.cpu, 1),
+        "network seconds": round(clock.networks, 2),
     }
 
 
@@ -111,7 +121,9 @@ def lines(run: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
         ["trained with", ", ".join(f"{k} {v}" for k, v in run["trained_with"].items())],
         ["Python, system", f"{made['python']}, {made['system']}"], ["device", made["device"]],
         ["time", f"{made['wall seconds']:,.0f} s on the clock, {made['processor seconds']:,.0f} s "
-                 "of the processors, until this page was written"],
+                 "of the processors, until this page was written"
+                 + (f"; {made['network seconds']:,.0f} s on the clock were the networks' own"
+                    if "network seconds" in made else "")],
         ["seeds", ", ".join(f"{k} {v}" for k, v in made["seeds"].items())],
         *([f"hash of the {k}", f"`{v}`"] for k, v in made["hashes"].items() if v),
     ]

@@ -27,6 +27,7 @@ from jaxtyping import Float, Float32
 
 from cxrjax import tables
 from cxrjax.data import sets
+from cxrjax.data.progress import say
 from cxrjax.errors import UserError
 from cxrjax.evaluation import comparison_plots, report
 from cxrjax.evaluation.differences import p_words
@@ -78,6 +79,7 @@ def main(
     if is_seed_run(folders[0]) and any(f.parent != place for f in folders):
         place = place.parent  # beside the trainings, not among the seeds of one
     folder = pathlib.Path(output) if output else place / "comparison" / split
+    say(f"comparing {len(folders)} runs on the {split} split")
     compare(folders, split, folder, baseline=baseline, allow_seen=allow_seen, overwrite=overwrite)
     page = (folder / "comparison.md").read_text()
     print(page.partition("## Curves")[0].rstrip())

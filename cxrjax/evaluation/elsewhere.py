@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrjax.data import input_pipeline, sets
+from cxrjax.data import input_pipeline, progress, sets
 from cxrjax.data.sets._synonyms import canonical
 from cxrjax.data.sets.base import SPLITS, Films
 from cxrjax.errors import UserError
@@ -210,7 +210,8 @@ def _evaluate(
     clock = circumstances.Clock()
     mesh, positions = steps.make_mesh(), films.splits["test"]
     ids, outputs = predict_split(
-        run, films, "test", steps.jit_predict(run.predict, mesh), mesh)
+        run, films, "test", steps.jit_predict(run.predict, mesh), mesh, clock)
+    progress.say(f"judging {len(ids):,} films by {len(met.names)} labels")
     used, logits = yes_no(answers, met, {name: out["logits"] for name, out in outputs.items()})
     labels = input_pipeline.labels_of(films, positions)[:, list(met.there)]
     unit, clusters = films.clusters(positions)
@@ -253,6 +254,7 @@ def _evaluate(
         at_home, films, asked["account"],
         {films.labels[j]: run.meta["labels"][i] for i, j in zip(met.home, met.there)})
     result |= {"made": circumstances.facts(run, films, clock), "films shown": True}
+    progress.say("writing the report")
     report.write(folder, result, ids, labels, logits, (), {unit: clusters}, used,
                  show=lambda i: films.source[int(positions[i])]["image"][..., 0])
     beside_home.write_csv(folder / "beside_home.csv", result, report.seen_mark(facts).strip())

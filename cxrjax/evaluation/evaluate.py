@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from cxrjax.data import input_pipeline, sets
+from cxrjax.data import input_pipeline, progress, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import (
@@ -215,11 +215,12 @@ def _evaluate(
     # The same program as in training: the same predictions, bit for bit.
     keep = ("logits", "mask_logits") if films.masks else ("logits",)
     predict = steps.jit_predict(run.predict, mesh, keep)
-    val_ids, val_outputs = predict_split(run, films, "val", predict, mesh)
+    val_ids, val_outputs = predict_split(run, films, "val", predict, mesh, clock)
     if split == "val":
         ids, outputs = val_ids, val_outputs
     else:
-        ids, outputs = predict_split(run, films, split, predict, mesh)
+        ids, outputs = predict_split(run, films, split, predict, mesh, clock)
+    progress.say(f"judging {len(ids):,} films by {len(films.labels)} labels")
     labels = input_pipeline.labels_of(films, films.splits[split])
     val_labels = input_pipeline.labels_of(films, films.splits["val"])
     unit, clusters = films.clusters(films.splits[split])
@@ -272,6 +273,7 @@ def _evaluate(
         labels, logits, films.labels, films.task, clusters
     )
     result["made"] = circumstances.facts(run, films, clock)
+    progress.say("writing the report")
     report.write(
         folder, result, ids, labels, logits, others, {unit: clusters}, answers, counts=counts,
         show=lambda i: films.source[int(films.splits[split][i])]["image"][..., 0],

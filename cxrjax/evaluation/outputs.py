@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from cxrjax.data import input_pipeline
+from cxrjax.data import input_pipeline, progress
 from cxrjax.data.sets.base import Films
+from cxrjax.evaluation import circumstances
 from cxrjax.evaluation.answers import Answers
 from cxrjax.metrics import segmentation
 from cxrjax.training import steps, validation, writers
@@ -18,18 +20,35 @@ from cxrjax.training.restored import Run
 
 
 def predict_split(
-    run: Run, films: Films, split: str, predict: Any, mesh: jax.sharding.Mesh
+    run: Run, films: Films, split: str, predict: Any, mesh: jax.sharding.Mesh,
+    clock: circumstances.Clock | None = None,
 ) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
     """Ids and {network: {output: [N, ...]}} of one split; `predict` from `steps.jit_predict`.
 
-    Masks come as their scores, see `segmentation.score_batch`.
+    Masks come as their scores, see `segmentation.score_batch`. A `clock` is told how long the
+    networks took.
     """
     positions, size = films.splits[split], run.config.eval_batch_size
     batches = input_pipeline.eval_batches(films, positions, size, run.config.threads)
     total = -(-len(positions) // size)
-    bar = tqdm(batches, total=total, desc=split, unit="batch", disable=None)
+    words = f"answers to the {split} split, {len(positions):,} films"
     reduce = segmentation.score_batch if films.masks else None
-    return steps.predict_all(predict, run.states, iter(bar), mesh, reduce)
+    begun, waited = time.monotonic(), 0.0
+
+    def arriving() -> Iterator[Any]:
+        nonlocal waited
+        since = time.monotonic()
+        for batch in batches:
+            waited += time.monotonic() - since
+            yield batch
+            since = time.monotonic()
+        waited += time.monotonic() - since
+
+    shown = progress.of(arriving(), words, total, "batch")
+    found = steps.predict_all(predict, run.states, shown, mesh, reduce)
+    if clock is not None:
+        clock.of_networks(begun, waited)
+    return found
 
 
 def run_facts(

@@ -17,10 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Real, Shaped
-from tqdm import tqdm
 
 from cxrjax import tables
-from cxrjax.data import input_pipeline
+from cxrjax.data import input_pipeline, progress
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import plots
@@ -173,7 +172,7 @@ def ask(run: Run, films: Films, split: str, masker: Run) -> Answers:
     logits: dict[str, dict[str, list[np.ndarray]]] = {}
     examples: dict[str, list[np.ndarray]] = {}
     number = -(-len(positions) // size)
-    for batch, ids in tqdm(batches, "probe", number, unit="batch", disable=None):
+    for batch, ids in progress.of(batches, "probe", number, "batch"):
         image, real = batch["image"], np.arange(size) < len(ids)
         known = np.asarray(batch.get("has_mask", np.zeros(size)), bool)
         lungs = np.zeros(image.shape[:3], bool)

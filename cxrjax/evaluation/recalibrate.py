@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
-from cxrjax.data import films_on_disk, input_pipeline
+from cxrjax.data import films_on_disk, input_pipeline, progress
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
 from cxrjax.names import program, scheme_of
@@ -87,7 +86,7 @@ def whole_batches(
     Raises:
       UserError: not even one batch.
     """
-    shown = tqdm(films, "recalibrating", number, unit="film", disable=None)
+    shown = progress.of(films, "recalibrating", number)
     whole = 0
     for batch, names in input_pipeline.batches(iter(shown), size):
         if len(names) == size:

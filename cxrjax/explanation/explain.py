@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from cxrjax.data import films_on_disk, parallel, reading, sets
+from cxrjax.data import films_on_disk, parallel, progress, reading, sets
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
@@ -129,9 +128,12 @@ def _boxes(run: Run, config: Any, data_dir: str | None) -> list[tuple[str, str, 
     """The boxes of the data set; none where it has none, which is said."""
     options = _dataset_options(run, config, data_dir)
     if not hasattr(sets.module(options["name"]), "boxes"):
-        print(f"{options['name']} has no boxes: pictures, but no scores")
-        return []
-    return sets.boxes(options)
+        found, where = [], ""
+    else:
+        found, where = sets.boxes(options), " among its prepared films"
+    if not found:
+        print(f"{options['name']} has no boxes{where}: pictures, but no scores")
+    return found
 
 
 def _maps(run: Run, options: Options) -> Any:
@@ -176,7 +178,7 @@ def explain_paths(
     compiled = _maps(run, options)
     side, prepared = run.config.image_shape[0], run.config.dataset.to_dict()
     read = films_on_disk.read_all(paths, side, prepared, failures, facts_of, strict)
-    films = tqdm(read, "explaining", len(paths), unit="film", disable=None)
+    films = progress.of(read, "explaining", len(paths))
     stems = films_on_disk.picture_names(paths)
     style = _style(run, options, run.config.dataset.get("fit", "stretch"))
     pixels: collections.deque[np.ndarray] = collections.deque()  # of films that are being computed
@@ -288,5 +290,5 @@ def _records(
     films: Films, positions: np.ndarray, what: str, threads: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     read = parallel.ordered_map(lambda p: films.source[int(p)], positions, max(1, threads))
-    for record in tqdm(read, what, len(positions), unit="film", disable=None):
+    for record in progress.of(read, f"heat maps, {what}", len(positions)):
         yield str(record["id"]), record["image"]

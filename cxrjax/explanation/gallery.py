@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
-from cxrjax.data import films_on_disk
+from cxrjax.data import films_on_disk, progress
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.marked import Marked
@@ -142,7 +141,7 @@ def write_pictures(
     by_film: dict[int, list[int]] = {}
     for film, finding in gallery.overlays:
         by_film.setdefault(film, []).append(finding)
-    for film, findings in tqdm(by_film.items(), "overlays", unit="film", disable=None):
+    for film, findings in progress.of(by_film.items(), "overlays", len(by_film)):
         pixels = gallery.show(film)
         for k in findings:
             write_overlay(folder, stems[film], style, pixels, gallery.explanations[film], k,

@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float32, Real, Shaped
 from scipy import sparse
 
+_TOGETHER = 250  # resamples that are worked on at once: of 1,000 of them it would be half a GB
+
 
 def resample(
     films: int, resamples: int = 1000, *, seed: int, cluster: Shaped[np.ndarray, " n"] | None = None
@@ -153,6 +155,7 @@ def _by_rank(
     result = np.full((counts.shape[1], labels.shape[1]), np.nan)
     if np.isnan(scores).any():
         raise ValueError("NaN among the scores")
+    labelled = []
     for k in range(labels.shape[1]):
         films = np.flatnonzero(~np.isnan(labels[:, k]))
         films = films[np.argsort(scores[films, k], kind="stable")]
@@ -165,13 +168,18 @@ def _by_rank(
         total = int(seen[-1])
         at = holds_positive[group]
         segment = np.where(at, seen[group] - 1, 2 * total + seen[group])
-        segment = np.where(at & ~positive, segment + total, segment)
-        sums = _sums(segment, films, 3 * total + 1, counts)
-        tp, fp_at, fp_between = sums[:total], sums[total : 2 * total], sums[2 * total :]
-        fp_below = np.cumsum(fp_between, axis=0)
-        fp_below[1:] += np.cumsum(fp_at, axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            result[:, k] = function(tp, fp_at, fp_below)
+        labelled.append((k, np.where(at & ~positive, segment + total, segment), films, total))
+    # What is summed up holds the films of a frequent label times the resamples: some at a time.
+    resamples = np.arange(counts.shape[1])
+    for some in np.array_split(resamples, max(1, -(-len(resamples) // _TOGETHER))):
+        own = np.ascontiguousarray(counts[:, some[0] : some[-1] + 1])
+        for k, segment, films, total in labelled:
+            sums = _sums(segment, films, 3 * total + 1, own)
+            tp, fp_at, fp_between = sums[:total], sums[total : 2 * total], sums[2 * total :]
+            fp_below = np.cumsum(fp_between, axis=0)
+            fp_below[1:] += np.cumsum(fp_at, axis=0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                result[some, k] = function(tp, fp_at, fp_below)
     return result
 
 

@@ -20,7 +20,7 @@ from ml_collections import FrozenConfigDict
 from scipy import ndimage
 
 from cxrjax import __version__
-from cxrjax.data import films_on_disk
+from cxrjax.data import films_on_disk, progress
 from cxrjax.errors import UserError
 from cxrjax.evaluation.compare import find_workdirs
 from cxrjax.explanation import cam, heatmaps
@@ -211,6 +211,8 @@ def main(
     if len(source.ways) > 1:
         raise UserError("the runs want their films in different ways "
                         f"({'; '.join(str(way) for way in source.ways)}): one file takes one")
+    slow = ", which takes minutes for large networks" if format == "onnx" else ""
+    progress.say(f"writing {path}{slow}")
     if format == "onnx":
         difference = write_onnx(path, members, names, source, maps)
         if any(_in_float32(own) is not own for own in members):

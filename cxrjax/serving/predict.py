@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from cxrjax import __version__
-from cxrjax.data import artifacts, films_on_disk
+from cxrjax.data import artifacts, films_on_disk, progress
 from cxrjax.data.films_on_disk import (
     Failures,
     Read,
@@ -194,8 +193,8 @@ def main(
 
         unusual, start, failed = Unusual(), time.monotonic(), table.done.failed
         failures: Failures = [(pathlib.Path(f), why) for f, why in table.done.first]
-        bar = tqdm(predict_films(source, paths, strict, done, look), "reading", len(paths),
-                   unit="film", initial=before, disable=None, smoothing=0.05)
+        bar = progress.of(predict_films(source, paths, strict, done, look), "reading",
+                          len(paths), first=before, smoothing=0.05)
         rows: list[Row] = []
         for film in bar:
             rows += rows_of(source, film)

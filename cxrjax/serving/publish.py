@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cxrjax import __version__
+from cxrjax.data.progress import say
 from cxrjax.data.sets import phantom
 from cxrjax.data.sets.phantom import dataset as drawn
 from cxrjax.errors import UserError
@@ -72,6 +73,7 @@ def main(
         check_target(pathlib.Path(to))
     place = published.located(workdir)
     run = restored.restore(place, checkpoint)
+    say(f"writing the network, its card and golden films for {to}")
     if not hub.is_reference(to):
         write(run, place, pathlib.Path(to), checkpoint, license or "")
         print(f"published: {to}. Read {pathlib.Path(to) / card.NAME} before you pass it on. "

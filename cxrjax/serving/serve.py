@@ -14,6 +14,7 @@ import tempfile
 import threading
 from typing import Any
 
+from cxrjax.data.progress import say
 from cxrjax.errors import UserError
 from cxrjax.evaluation.answers import read_answers
 from cxrjax.explanation import heatmaps
@@ -60,6 +61,7 @@ def main(
     if importlib.util.find_spec("gradio") is None:
         raise UserError('--mode=serve needs gradio: pip install "cxrjax[page]"')
     with listening(host, port) as listener:
+        say(f"opening the network of {workdir}")
         place = published.located(workdir)
         restored = restore(place, checkpoint)
         looker = Looker(restored, read_answers(restored.workdir, restored), network)

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
-from cxrjax.data import input_pipeline
+from cxrjax.data import input_pipeline, progress
 from cxrjax.errors import UserError
 from cxrjax.training import processes, steps
 
@@ -79,8 +78,7 @@ class HeldFilms:
         total = sum(min(number, (i + 1) * self._part) - min(number, i * self._part)
                     for i, _ in local)
         words = f"reading the training films into the memory of {self._mesh.size} device(s)"
-        with tqdm(total=total, desc=words, unit="film",
-                  disable=None if processes.is_first() else True) as bar:
+        with progress.counter(words, total, silent=not processes.is_first()) as count:
             for i, device in local:
                 own = {key: jnp.zeros((self._part, *x.shape), _bits(x.dtype), device=device)
                        for key, x in self._film.items()}
@@ -91,7 +89,7 @@ class HeldFilms:
                              for key in own}
                     own = _write(own, chunk, jnp.int32(start))
                     start += len(batch["weight"])
-                    bar.update(len(batch["weight"]))
+                    count(len(batch["weight"]))
                 for key, part in own.items():
                     parts[key].append(part)
         return {

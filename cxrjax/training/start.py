@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 from ml_collections import FrozenConfigDict
 
+from cxrjax.data.progress import say
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.names import guarded, scheme_of
@@ -117,6 +118,8 @@ def begin(
     refuse_recalibrated(workdir)
     saved = saved_config(workdir)
     config = resume.reading_as_before(config, saved)
+    if not beside and processes.is_first():
+        say(f"opening the films of {config.dataset.name}")
     films = beside.films if beside else experiment.open_films(config)
     config = experiment.complete(config, films, saved)
     monitor, said = validation.choose_monitor(config, films)

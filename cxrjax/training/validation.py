@@ -15,12 +15,12 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from cxrjax.data import input_pipeline, npz
+from cxrjax.data import input_pipeline, npz, progress
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.metrics import _common, decisions, ranking, segmentation
 from cxrjax.metrics.ranking import probabilities
-from cxrjax.training import losses, steps
+from cxrjax.training import losses, processes, steps
 
 
 class Validation:
@@ -49,9 +49,12 @@ class Validation:
         batches = input_pipeline.eval_batches(
             self._films, self._positions, self._config.eval_batch_size, self._config.threads
         )
+        shown = progress.of(batches, f"validation, {len(self._positions):,} films",
+                            -(-len(self._positions) // self._config.eval_batch_size), "batch",
+                            silent=not processes.is_first(), leave=False)
         only_dice = functools.partial(segmentation.score_batch, figures=("dice",))
         ids, outputs = steps.predict_all(
-            self._predict, states, batches, self._mesh, only_dice if self._films.masks else None
+            self._predict, states, shown, self._mesh, only_dice if self._films.masks else None
         )
         scores = {}
         for name, out in outputs.items():

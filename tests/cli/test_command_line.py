@@ -85,4 +85,4 @@ print({"matplotlib", "sklearn", "orbax", "grain", "scipy.stats", "tensorboardX"}
 """
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.stderr == "error: no folder nowhere: it must be the workdir of a training\n"
-    assert shown.stdout.split("\n")[:2] == ["2", "set()"]
+    assert shown.stdout.split("\n")[:3] == ["evaluate: loading the libraries", "2", "set()"]

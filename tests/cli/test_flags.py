@@ -5,6 +5,8 @@ import inspect
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -26,11 +28,28 @@ NEEDED = {
 
 
 def said(capsys, *flags, status=2):
-    """The one line that the command line answers with."""
+    """The one line that the command line answers with; before what a config is refused for it may
+    say that it loads."""
     assert cli.main(["launch.py", *flags]) == status
     shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert re.fullmatch(r"(\w+: loading the libraries\n)?", shown.out)
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
     return shown.err[len("error: "):-1]
+
+
+@pytest.mark.parametrize("mode", cli.MODES)
+def test_the_first_word_comes_before_anything_heavy(mode):
+    """In a process of its own: what is imported by then is what a user waits for."""
+    code = f"""
+import sys
+from cxrjax.cli import reading
+def told(given):
+    print(sorted({{"jax", "numpy", "scipy", "ml_collections"}} & set(sys.modules)), flush=True)
+    raise SystemExit
+reading.parse({mode!r}, ["cxrjax", *{NEEDED[mode]!r}], told)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout == "[]\n", shown.stderr
 
 
 @pytest.mark.parametrize("mode", cli.MODES)

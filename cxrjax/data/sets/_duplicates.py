@@ -8,9 +8,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 from PIL import Image
-from scipy import sparse
-from scipy.fft import dctn
-from scipy.sparse import csgraph
 
 SIDE, COEFFICIENTS = 64, 16
 HASH_BITS = COEFFICIENTS**2
@@ -26,6 +23,8 @@ def perceptual_hash(image: UInt8[np.ndarray, "h w"]) -> str:
     Returns:
       64 hexadecimal digits.
     """
+    from scipy.fft import dctn  # takes a tenth of a second
+
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     waves = dctn(np.asarray(small).astype(np.float64), norm="ortho")
     low = waves[:COEFFICIENTS, :COEFFICIENTS].ravel()[1:]
@@ -91,6 +90,9 @@ def near_pairs(hashes: Iterable[str], distance: int) -> Int64[np.ndarray, "p 2"]
 
 def join(size: int, pairs: Iterable[Sequence[int]]) -> Int64[np.ndarray, " n"]:
     """Connected components of films 0..size-1 under `pairs`: the lowest member names the group."""
+    from scipy import sparse  # the two take a tenth of a second
+    from scipy.sparse import csgraph
+
     edges = np.array([*pairs], np.int64).reshape(-1, 2)
     graph = sparse.coo_array((np.ones(len(edges), bool), tuple(edges.T)), shape=(size, size))
     _, component = csgraph.connected_components(graph, directed=False)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
-from tqdm import tqdm
 
+from cxrjax.data import progress
 from cxrjax.data.sets._records import Relabelled
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
@@ -35,7 +35,8 @@ def checked(films: Films, name: str) -> Films:
     if stored:
         label = np.asarray(films.table["label"])
     else:
-        bar = tqdm(range(len(films.source)), f"labels of {name}", unit=" films", delay=3)
+        bar = progress.of(range(len(films.source)), f"reading the labels of {name}",
+                          len(films.source), delay=3)
         label = _stack([films.source[i]["label"] for i in bar], ids, films, name)
     fixed = check_labels(label, films.labels, films.task, ids, name)
     if stored and ":" in name and len(ids):

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from cxrjax.data import parallel, preprocess, reading
+from cxrjax.data import parallel, preprocess, progress, reading
 from cxrjax.data.sets._decoding import decode
 from cxrjax.data.sets._raw import Row, Scan, folder_of
 from cxrjax.data.sets._records import FilmBuilder, file_sums, write_records
@@ -160,6 +159,8 @@ def prepare(
     """
     data_dir, size = check_options(options)
     started = time.monotonic()
+    if options.get("raw_dir"):
+        progress.say(f"{builder.name}: looking through {options['raw_dir']}")
     found = scan(options)
     if found.understood:
         print("\n".join(found.understood), flush=True)
@@ -348,8 +349,8 @@ def _write(
             decoded = parallel.ordered_map(
                 lambda row: decode(row, size, fit, clean, *facts), rows, threads, together=8
             )
-            bar = tqdm(zip(rows, decoded), builder.name, len(rows), unit=" films",
-                       mininterval=0.5, disable=None)
+            words = f"{builder.name}: reading and storing at {size} px, on {threads} threads"
+            bar = progress.of(zip(rows, decoded), words, len(rows), mininterval=0.5)
             for row, film in bar:
                 if tally.add(row, film):
                     writer.writerow(tally.line(row, film))

@@ -412,5 +412,9 @@ def read_boxes(folder: str | Path) -> list[Box]:
 
 
 def boxes(options: Mapping[str, Any]) -> list[Box]:
-    """`read_boxes` of the table that was kept with the prepared films: needs no raw folder."""
-    return read_boxes(open_prepared(ChestXray14, options).directory)
+    """`read_boxes` of the table that was kept with the prepared films: needs no raw folder.
+
+    None where the raw folder had no such table.
+    """
+    directory = open_prepared(ChestXray14, options).directory
+    return read_boxes(directory) if (directory / BOXES).exists() else []

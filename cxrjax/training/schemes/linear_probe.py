@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
-from cxrjax.data import input_pipeline
+from cxrjax.data import input_pipeline, progress
 from cxrjax.data.sets.base import Films
 from cxrjax.errors import UserError
 from cxrjax.training import losses, steps
@@ -89,7 +88,7 @@ def prepare(config: Any, films: Films, states: Any, mesh: jax.sharding.Mesh) -> 
     batches = input_pipeline.eval_batches(films, positions, size, config.threads)
     kept: dict[int, Any] = {}
     total = -(-len(positions) // size)
-    for batch, ids in tqdm(batches, "encoding", total, unit="batch", disable=None):
+    for batch, ids in progress.of(batches, "encoding", total, "batch"):
         out = steps.ask(compiled, state, batch["image"], mesh)
         vectors = np.asarray(out[name]["vector"], np.float32)
         for vector, label, film in zip(vectors, batch["label"], ids):
