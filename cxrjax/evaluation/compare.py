@@ -35,7 +35,7 @@ from cxrjax.evaluation.saved import MULTICLASS, SavedNetwork, aligned, read_netw
 from cxrjax.metrics import bootstrap, decisions, intervals, ranking
 from cxrjax.metrics import figures as figures_of
 from cxrjax.names import suggest, trusting
-from cxrjax.training.resume import MAY_CHANGE, flat
+from cxrjax.training.resume import MAY_CHANGE, flat, with_added
 from cxrjax.training.workdir import claim, is_seed_run, seed_runs, write_text
 
 # A field of a member network or of a teacher, and the run's own field that it is a copy of.
@@ -232,10 +232,11 @@ def settings(run: SavedNetwork) -> dict[str, Any]:
     """The fields of a run's config, and how it was evaluated, that make it another experiment.
 
     Of the config that is all but the seeds (of the run, of its networks, of its teachers) and what
-    follows from them: which run a teacher is, and the groups that were found.
+    follows from them: which run a teacher is, and the groups that were found. Fields that
+    are newer than the run have the values that do what it did.
     """
     found = {}
-    for key, value in flat(run.report["run"]["config"]).items():
+    for key, value in with_added(flat(run.report["run"]["config"])).items():
         own = re.sub(r"^(teachers\.\w+\.config\.)+", "", key)  # a teacher has a config of its own
         seed = own != "dataset.seed" and own.rpartition(".")[2] == "seed"
         if not seed and own not in MAY_CHANGE and not _FOLLOWS.fullmatch(own):

@@ -90,11 +90,6 @@ def evaluate(
     workdir = published.located(workdir)
     run = restore(workdir, which, tta)
     answers = read_answers(workdir, run)
-    if not answers.rule:
-        raise UserError(
-            f"{workdir} has no thresholds for this checkpoint{' with --tta' * tta}: first run "
-            f"{program()} --mode=evaluate --workdir={workdir}, which chooses them at home"
-            + f" ({'; '.join(answers.said)})" * bool(answers.said))
     options, said = prepared_as_home(run, config, data_dir)
     try:
         films = sets.load(options)
@@ -108,6 +103,11 @@ def evaluate(
     masks = [name for name in films.masks if name in run.meta.get("masks", ())]
     films = chosen_films(run, films, split)
     seen = refuse_seen(run, films, "test", allow_seen, options["name"], elsewhere=True)
+    if not answers.rule:
+        raise UserError(
+            f"{workdir} has no thresholds for this checkpoint{' with --tta' * tta}: first run "
+            f"{program()} --mode=evaluate --workdir={workdir}, which chooses them at home"
+            + f" ({'; '.join(answers.said)})" * bool(answers.said))
     name = re.sub(r"[^\w.-]+", "_", options["name"].strip(":"))
     folder = published.output(workdir, output, f"evaluation_{name}/{split}")
     folder = processes.scratch() or folder

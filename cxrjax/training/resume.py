@@ -95,18 +95,27 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _with_added(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, and those of `ADDED` that only the other one has at the values they stand for."""
-    missing = {
-        k: v for k in other for field, v in ADDED.items() if f".{k}".endswith(f".{field}")
-    }
-    return {**missing, **own}
+def with_added(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a flat config (`flat`), and those of `ADDED` that it was saved without.
+
+    They stand wherever their section does: 'optimizer.freeze' beside every other field of an
+    optimizer, a network's or a teacher's too; one without a section beside every `dataset`.
+    """
+    out = dict(fields)
+    for added, value in ADDED.items():
+        section = added.rpartition(".")[0]
+        for key in fields:
+            *places, _ = key.split(".")
+            if (section or "dataset") in places:
+                place = places[: places.index(section or "dataset")]
+                out.setdefault(".".join([*place, added]), value)
+    return out
 
 
 def check_same_config(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
     """Raises UserError that lists every field in which a workdir's run differs from the config."""
     old, new = flat(experiment.as_tuples(saved)), flat(experiment.as_tuples(given))
-    old, new = _with_added(old, new), _with_added(new, old)
+    old, new = with_added(old), with_added(new)
     if new.get("total_steps", 0) > old.get("total_steps", 0):  # a run may be made longer
         old.update({k: new[k] for k in ("train_for", "total_steps")})
     different = [

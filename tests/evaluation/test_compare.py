@@ -160,6 +160,23 @@ def test_runs_that_differ_in_the_seed_are_one_experiment(tmp_path):
     assert saved["entries"]["other"]["figures"]["accuracy"]["sd"] is None
 
 
+def test_a_run_of_before_a_field_is_a_seed_of_the_same_experiment(tmp_path):
+    """What it was saved without counts as what it did: in the run's own fields, a network's too."""
+    before = {"normalize": {"mean": 0.4}, "optimizer": {"name": "adamw"},
+              "networks": {"a": {"optimizer": {"name": "sgd"}}}}
+    today = {"normalize": {"mean": 0.4, "source": ""}, "recalibrate": False,
+             "optimizer": {"name": "adamw", "layer_decay": 0.0, "freeze": ""},
+             "networks": {"a": {"optimizer": {"name": "sgd", "layer_decay": 0.0, "freeze": ""}}}}
+    other = {**today, "optimizer": {**today["optimizer"], "layer_decay": 0.5}}
+    runs = [evaluated(tmp_path / f"net_s{seed}", noisy(seed), seed=seed, **config)
+            for seed, config in enumerate((before, today))]
+    runs.append(evaluated(tmp_path / "decay", noisy(2), **other))
+    result = compare.compare(runs, "test", tmp_path / "out", resamples=20)
+    assert {name: e["seeds"] for name, e in result["entries"].items()} == {
+        "net": [0, 1], "decay": [0]}
+    assert result["configs differ in"] == {"optimizer.layer_decay": [0.0, 0.5]}
+
+
 def test_the_order_of_the_films_does_not_matter(tmp_path):
     logits = noisy(4)
     runs = [evaluated(tmp_path / "a", logits, model="a"),

@@ -153,6 +153,13 @@ def test_films_that_home_was_trained_on_are_refused(folder):
     with pytest.raises(UserError, match="the run was trained on .* films of the test split"):
         elsewhere.evaluate(folder / "home", config, split="all")
     assert not (folder / "home" / "evaluation_rsna_pneumonia").exists()
+    # That is said before thresholds are asked for: no choice of them would help.
+    kept = (folder / "home" / "thresholds.json").rename(folder / "thresholds.json")
+    with pytest.raises(UserError, match="the run was trained on .* films of the test split"):
+        elsewhere.evaluate(folder / "home", config, split="all")
+    with pytest.raises(UserError, match="has no thresholds"):
+        elsewhere.evaluate(folder / "home", config, split="all", allow_seen=True)
+    kept.rename(folder / "home" / "thresholds.json")
     result = elsewhere.evaluate(folder / "home", config, split="all", allow_seen=True)
     out = folder / "home" / "evaluation_rsna_pneumonia" / "all"
     assert "SEEN IN TRAINING" in result["run"]["seen"]
