@@ -367,7 +367,7 @@ def test_a_data_set_without_boxes_gets_pictures_of_its_most_probable_films(
 ):
     monkeypatch.delattr(sets.module("phantom"), "boxes")
     explain.main(str(tmp_path), max_films=3, split="val")
-    assert "phantom has no boxes" in capsys.readouterr().out
+    assert "phantom has no boxes: pictures, but no scores" in capsys.readouterr().out
     report = json.loads((tmp_path / "explain" / "explain.json").read_text())
     assert report["films"] == len(films.splits["val"]) and not report["scores"]
     mass = report["labels"].index("Mass")

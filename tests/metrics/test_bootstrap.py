@@ -55,6 +55,15 @@ def test_ranking_figures_are_those_of_the_films_drawn(name, ties):
     assert np.isnan(got[:, 2]).any()  # the rare label has resamples without a positive film
 
 
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_how_many_resamples_are_worked_on_at_once_changes_no_bit(name, monkeypatch):
+    y, s = predictions(ties=True)
+    counts = bootstrap.resample(len(y), 61, seed=4)
+    whole = getattr(bootstrap, name)(y, s, counts)
+    monkeypatch.setattr(bootstrap, "_TOGETHER", 20)  # four parts, of 15 and 16
+    np.testing.assert_array_equal(getattr(bootstrap, name)(y, s, counts), whole)
+
+
 def test_labels_without_a_known_positive_are_nan():
     y, s = predictions()
     y[:, 0], y[:, 1] = 0, np.nan

@@ -84,6 +84,9 @@ def test_report_holds_what_it_should(finished, tmp_path):
     assert result["networks"]["create"]["macro"]["macro AUROC"] > 0.9
     page = (tmp_path / "report.md").read_text()
     assert "toy films" in page and "| Left" in page
+    made = on_disk["made"]
+    assert 0 < made["network seconds"] <= made["wall seconds"] + 0.1
+    assert "s on the clock were the networks' own" in page
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + result["films"]
     assert (tmp_path / "roc_create.png").stat().st_size > 1000
 

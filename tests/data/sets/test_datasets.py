@@ -88,6 +88,7 @@ def test_flat_folders_hold_the_same_films(tmp_path, nih, layout):
     given = options("chestxray14", make_nih(tmp_path / "raw", layout), tmp_path / "prepared")
     account = sets.prepare(given)
     assert account.films_stored == 14 and not account.dropped
+    assert sets.boxes(given) == []  # this folder has no table of them
     films, nested = sets.load(given), sets.load(nih)
     np.testing.assert_array_equal(films.source[13]["image"], nested.source[11]["image"])
 
