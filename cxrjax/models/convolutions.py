@@ -1,10 +1,10 @@
 """One convolution for every layer, by the fastest way that the device has.
 
-On a GPU that is XLA's own. XLA's CPU convolution is fast where a map is small and has many
-channels; elsewhere it keeps one core busy (few output channels), or falls back to plain loops (a
-result smaller than 3x3, depthwise). There the same sum is written as matrix products over shifted
-views, with derivatives of the same kind. Which way is taken depends on shapes alone, and each was
-taken because it was measured to be faster (batch 32, 2 cores; see `convolve`).
+On a GPU that is XLA's own. XLA's CPU convolution keeps one core busy where output channels are few,
+takes a slow way for most derivatives, and plain loops for others (a result smaller than 3x3,
+depthwise). There the same sum is written as matrix products, in Winograd's transforms or over
+shifted views, with derivatives of the same kind. Which way is taken depends on shapes alone, and
+each was taken because it was measured to be faster (docs/convolutions.md; see `convolve`).
 
 Everything is NHWC and HWIO; padding is the same on both sides.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -20,9 +21,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-NARROW = 64  # channels up to which XLA's CPU convolution leaves a core idle
-TINY = 32  # positions of a map below which XLA's is as fast all the same
-SMALL = 512  # positions of a map up to which shifted copies stay in the cache
+from cxrjax.models import parts
+from cxrjax.models.winograd import by_winograd
+
+WIDE = 32  # channels on both sides from which Winograd's transforms are worth making
+SMALL = 512  # positions of a map up to which all shifts of a narrow one stay in the cache
+STEM = 4096  # positions of a stem's result from which XLA's derivative by its kernel is slower
 
 
 # 'here': for the platform of this process; 'each': for every platform its own way; 'plain': XLA's.
@@ -67,31 +71,35 @@ def convolve(
     """The convolution of `x` (as networks call the cross-correlation) at a stride.
 
     Beside XLA's convolution there are, on any device, the matrix product of a 1x1 kernel and of
-    separate patches (stride = kernel), and on the CPU: 3x3 at stride 2 or with a result below 3x3
-    as the product of all nine views at once (`by_patches`; 72 ms -> 1 ms where XLA has no fast
-    path); 3x3 at stride 1 with at most `NARROW` channels on a side and at most `SMALL` positions
-    as nine products (`by_products`; forward 1.5 times, backward 1.4 times as fast).
+    separate patches (stride = kernel), and on the CPU, of 3x3 kernels at
+
+    - stride 1 to at most half the channels, on maps of at most `SMALL` positions: `narrowing`;
+    - stride 1 with at least `WIDE` channels on both sides: `winograd`, in float32;
+    - stride 2, or with a result below 3x3: `by_patches`, as are stems with a large result.
     """
     return _by_platform(lambda x, kernel, cpu: _convolve(x, kernel, stride, padding, cpu), x,
                         kernel)
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: int, cpu: bool) -> Array:
-    k = kernel.shape[0]
+    k, _, c, o = kernel.shape
     # Elsewhere a strided view before a product ends the compiler (jaxlib 0.11.2 on an H200: Check
     # failed in triton_tiling_propagation.cc), and cuDNN has such convolutions.
     if k == 1 and padding == 0 and (stride == 1 or cpu):
         x, kernel = x[:, ::stride, ::stride], kernel[0, 0]
         return product(x, kernel) if cpu else x @ kernel
     if k == stride and padding == 0:
-        return cells(x, k) @ kernel.reshape(-1, kernel.shape[-1])
-    if k == 3 and padding == 1 and cpu:
-        height, width = ((n - 1) // stride + 1 for n in x.shape[1:3])
-        positions = height * width
-        if min(height, width) < 3 or stride == 2 and positions <= SMALL:
+        return cells(x, k) @ kernel.reshape(-1, o)
+    height, width = ((n + 2 * padding - k) // stride + 1 for n in x.shape[1:3])
+    if cpu and k == 3 and padding == 1:
+        if stride == 1 and height * width <= SMALL and 2 * o <= c:
+            return narrowing(x, kernel)
+        if stride == 2 or min(height, width) < 3:
             return by_patches(x, kernel, stride, padding)
-        if stride == 1 and TINY <= positions <= SMALL and min(kernel.shape[2:]) <= NARROW:
-            return by_products(x, kernel)
+        if stride == 1 and min(c, o) >= WIDE and x.dtype == jnp.float32:
+            return by_winograd(x, kernel)
+    if cpu and k > 3 and stride == 2 and height * width >= STEM:
+        return by_patches(x, kernel, stride, padding)
     return _xla(x, kernel, stride, padding)
 
 
@@ -145,71 +153,98 @@ def _taps(x: Array, size: tuple[int, int], kernel: int, stride: int) -> list[lis
     ]
 
 
+def _patches(x: Array, k: int, stride: int, padding: int) -> Array:
+    """[b, h, w, c] to [b, _, _, k * k * c]: what lies under the kernel."""
+    size = tuple((n + 2 * padding - k) // stride + 1 for n in x.shape[1:3])
+    views = _taps(pad(x, padding, padding), size, k, stride)
+    return jnp.concatenate([view for row in views for view in row], -1)
+
+
+def _films(x: Array, k: int, stride: int, padding: int) -> int:
+    """How many films' patches are laid out together."""
+    b, h, w, c = x.shape
+    high, wide = ((n + 2 * padding - k) // stride + 1 for n in (h, w))
+    return parts.films_of_a_part(b, high * wide * k * k * c * x.dtype.itemsize)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def by_patches(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"], stride: int, padding: int
 ) -> Float[Array, "b _ _ o"]:
     """A convolution as one matrix product of the patches under the kernel."""
-    k = kernel.shape[0]
-    size = tuple((n + 2 * padding - k) // stride + 1 for n in x.shape[1:3])
-    views = _taps(pad(x, padding, padding), size, k, stride)
-    patches = jnp.concatenate([view for row in views for view in row], -1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    k, _, _, o = kernel.shape
+    return parts.mapped(lambda x: _patches(x, k, stride, padding) @ kernel.reshape(-1, o), x,
+                        _films(x, k, stride, padding))
 
 
-def _turned(kernel: Array) -> Array:
-    """The kernel that takes the derivative by the output to that by the input, at stride 1."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
+def _by_patches_forward(
+    x: Array, kernel: Array, stride: int, padding: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return by_patches(x, kernel, stride, padding), (x, kernel)
 
 
-def _sum_of_products(x: Array, kernel: Array) -> Array:
-    """Each kernel position's product with the whole map, shifted into place: stride 1, k odd."""
-    h, w = x.shape[1:3]
-    k = kernel.shape[0]
-    return sum(
-        pad(x @ kernel[i, j], k // 2, k // 2)[:, i : i + h, j : j + w]
-        for i in range(k)
-        for j in range(k)
-    )
+def _by_patches_backward(
+    stride: int, padding: int, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    k, _, _, o = kernel.shape
+    flat = kernel.reshape(-1, o)
+
+    def part(x: Array, g: Array) -> tuple[Array, Array]:
+        patches, back = jax.vjp(lambda x: _patches(x, k, stride, padding), x)
+        (d_x,) = back(g @ flat.T)
+        return d_x, _over_rows(patches.reshape(-1, flat.shape[0]), g.reshape(-1, o))
+
+    d_x, d_kernel = parts.summed(part, x, g, _films(x, k, stride, padding))
+    return d_x, d_kernel.reshape(kernel.shape)
+
+
+by_patches.defvjp(_by_patches_forward, _by_patches_backward)
 
 
 @jax.custom_vjp
-def by_products(
+def narrowing(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]
 ) -> Float[Array, "b h w o"]:
-    """A stride-1 convolution of odd kernel, zero-padded to the input's size, as k * k products."""
-    if kernel.shape[-1] <= NARROW:
-        return _sum_of_products(x, kernel)
-    return _xla(x, kernel, 1, kernel.shape[0] // 2)
+    """A stride-1 convolution of odd kernel, zero-padded to the input's size, to fewer channels.
+
+    One product with all k * k kernel positions side by side, then the sum of its shifted slices.
+    Backward the patches of the (narrow) derivative are laid out once, for both products.
+    """
+    b, h, w, c = x.shape
+    k, _, _, o = kernel.shape
+    side_by_side = jnp.moveaxis(kernel, 2, 0).reshape(c, k * k * o)
+    y = lax.optimization_barrier(x.reshape(-1, c) @ side_by_side)
+    views = _taps(pad(y.reshape(b, h, w, -1), k // 2, k // 2), (h, w), k, 1)
+    shifted = [view for row in views for view in row]
+    return sum(v[..., n * o : (n + 1) * o] for n, v in enumerate(shifted))
 
 
-def _by_products_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return by_products(x, kernel), (x, kernel)
+def _narrowing_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return narrowing(x, kernel), (x, kernel)
 
 
-def _by_products_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _narrowing_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     k, _, c, o = kernel.shape
-    turned = _turned(kernel)
-    d_x = _sum_of_products(g, turned) if c <= NARROW else by_patches(g, turned, 1, k // 2)
-    # Of x, [positions, c], one transposed copy; of g the k * k shifts, a row of shifts at a time.
-    h, w = g.shape[1:3]
-    flat = lax.optimization_barrier(x.reshape(-1, c).T)
-    padded = pad(g, k // 2, k // 2)
-    shifts = jnp.concatenate([padded[:, :, j : j + w] for j in reversed(range(k))], -1)
-    shifts = lax.optimization_barrier(shifts)
-    rows = [
-        (flat @ shifts[:, i : i + h].reshape(-1, k * o)).reshape(c, k, o)
-        for i in reversed(range(k))
-    ]
-    return d_x, jnp.stack(rows).swapaxes(1, 2)
+    patches = lax.optimization_barrier(_patches(g, k, 1, k // 2)).reshape(-1, k * k * o)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)  # takes the derivative by y to that by x
+    d_x = (patches @ turned.reshape(k * k * o, c)).reshape(x.shape)
+    d_kernel = _over_rows(x.reshape(-1, c), patches).reshape(c, k, k, o)
+    return d_x, jnp.moveaxis(d_kernel[:, ::-1, ::-1], 0, 2)
 
 
-by_products.defvjp(_by_products_forward, _by_products_backward)
+narrowing.defvjp(_narrowing_forward, _narrowing_backward)
+
+
+def _over_rows(x: Array, g: Array) -> Array:
+    """x^T g, for XLA to pack as its product wants it: a transposed copy of our own costs more."""
+    return lax.dot_general(x, g, (((0,), (0,)), ((), ())))
 
 
 @jax.custom_vjp
 def product(x: Float[Array, "*b c"], kernel: Float[Array, "c o"]) -> Float[Array, "*b o"]:
-    """x @ kernel; the kernel's derivative transposes the narrower of its two operands."""
+    """x @ kernel; its derivative by the kernel is one contraction over the rows, unprepared."""
     return x @ kernel
 
 
@@ -220,12 +255,7 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     c, o = kernel.shape
-    flat_x, flat_g = x.reshape(-1, c), g.reshape(-1, o)
-    if c <= o:
-        d_kernel = lax.optimization_barrier(flat_x.T) @ flat_g
-    else:
-        d_kernel = (lax.optimization_barrier(flat_g.T) @ flat_x).T
-    return g @ kernel.T, d_kernel
+    return g @ kernel.T, _over_rows(x.reshape(-1, c), g.reshape(-1, o))
 
 
 product.defvjp(_product_forward, _product_backward)

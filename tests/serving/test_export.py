@@ -204,7 +204,7 @@ def test_what_cannot_be_exported_is_said_first(run, tmp_path, monkeypatch):
 
 
 def test_what_is_traced_to_be_exported_takes_the_way_of_no_platform():
-    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+    x, kernel = jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 32, 32))
 
     def convolutions_of(f):
         return str(jax.make_jaxpr(f)(x, kernel)).count("conv_general_dilated")
