@@ -107,8 +107,9 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
     peak = ", ".join(sorted({f"{r['precision']} {r['peak_flops'] / 1e9:,.0f}" for r in rows}))
     return (
         "Compile, GFLOPs and share: training step, then inference. FLOPs by the compiler's cost "
-        f"analysis of the compiled program; peak: GFLOP/s of a large matrix product in the same "
-        f"process ({peak}). Memory of the training step: the compiler's plan / {how}."
+        "analysis, convolutions on the CPU as the plain sum that they equal (ways that need fewer "
+        "products raise the share); peak: GFLOP/s of a large matrix product in the same process "
+        f"({peak}). Memory of the training step: the compiler's plan / {how}."
     )
 
 
