@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -189,30 +190,42 @@ def _row(
             **own}, told.said
 
 
+# A process is born with the peak memory of the one that starts it: a small one stands between.
+_WATCH = """
+import os, resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    print(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, file=file)
+"""
+
+
 def command(*words: str) -> Told:
     """Runs `cxrjax WORDS` and watches it.
 
     Raises:
       subprocess.CalledProcessError: it failed; `output` is what it said.
     """
-    begun, busy = time.perf_counter(), machine.busy()
-    process = subprocess.Popen([sys.executable, "-m", "cxrjax", *words], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    first, said = None, []
-    with process.stdout:
-        for line in process.stdout:
-            first = first or time.perf_counter() - begun
-            said = [*said[-20:], line.decode(errors="replace")]
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - begun
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, words, "".join(said) or "silence")
+    with tempfile.TemporaryDirectory() as folder:
+        usage = pathlib.Path(folder) / "usage"
+        begun, busy = time.perf_counter(), machine.busy()
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", _WATCH, str(usage), sys.executable, "-m", "cxrjax",
+             *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        first, said = None, []
+        with process.stdout:
+            for line in process.stdout:
+                first = first or time.perf_counter() - begun
+                said = [*said[-20:], line.decode(errors="replace")]
+        process.wait()
+        seconds = time.perf_counter() - begun
+        status, cpu, peak = (float(word) for word in usage.read_text().split())
+    if status:
+        raise subprocess.CalledProcessError(int(status), words, "".join(said) or "silence")
     scale = 1 if sys.platform == "darwin" else 1024
-    cpu = usage.ru_utime + usage.ru_stime
-    return Told(first or seconds, seconds, cpu, usage.ru_maxrss * scale,
-                _others(busy, cpu, seconds), tuple(said))
+    return Told(first or seconds, seconds, cpu, int(peak) * scale, _others(busy, cpu, seconds),
+                tuple(said))
 
 
 def _others(before: float | None, own: float, seconds: float) -> float | None:

@@ -80,9 +80,11 @@ def test_the_targets_are_read_from_the_rows():
 
 
 def test_a_command_is_told_from_the_rest_of_the_machine(monkeypatch):
+    held = np.ones(80_000_000)  # a process of its own is not told with what this one holds
     told = scale.command("--version")
+    del held
     assert told.said[-1].startswith("cxrjax ") and 0 < told.first <= told.seconds
-    assert 0 < told.cpu < 10 and 5e6 < told.peak < 5e8
+    assert 0 < told.cpu < 10 and 5e6 < told.peak < 3e8
     if sys.platform == "linux":
         assert told.others is not None and told.others >= 0
     worked = iter([100.0, 107.5])
