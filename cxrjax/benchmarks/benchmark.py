@@ -107,9 +107,9 @@ def main(
                 print(f"measuring {name or given['model']['name']} ...", flush=True)
                 row = _alone(measure, given, name, size, batch, repeats, against)
                 rows.append({**row, "seconds": time.perf_counter() - begun})
-        except UserError:
-            raise
         except Exception as error:  # out of memory, say: the others are still worth measuring
+            if isinstance(error, UserError) and not rows:
+                raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             rows.append({"name": name or given["model"]["name"], "error": reason[0]})
         stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
