@@ -33,6 +33,7 @@ Figure = dict[str, Any]
 BOOTSTRAP, WILSON, AREA = "bootstrap", "Wilson", "moderated score"
 SHARES = ("accuracy", "sensitivity", "specificity", "PPV", "NPV")
 COUNTED = ("balanced accuracy", "F1", "MCC")
+FIT = ("Brier", "Brier skill", "ECE", "ECE equal mass")
 MACRO = ("AUROC", "AP", "balanced accuracy", "sensitivity", "specificity", "PPV", "NPV", "F1",
          "MCC", "Brier", "ECE", "ECE equal mass")
 
@@ -85,24 +86,15 @@ def of_labels(
     values["AP"] = ranking.average_precision(labels, ranks)
     samples = {"AUROC": bootstrap.auroc(labels, ranks, counts),
                "AP": bootstrap.average_precision(labels, ranks, counts)}
-    values["Brier"] = calibration.brier(labels, probs)
-    values["Brier skill"] = calibration.brier_skill(labels, probs)
-    values["ECE"] = calibration.calibration_error(labels, probs)
-    values["ECE equal mass"] = calibration.calibration_error(labels, probs, mass=True)
-    cells, total = [], []
-    for k in range(len(names)):
-        own = _label_sums(labels[:, k], probs[:, k], called[:, k], counts)
-        cells.append(own.pop("cells"))
-        for title, drawn in own.items():
-            samples.setdefault(title, np.full((counts.shape[1], len(names)), np.nan))[:, k] = drawn
-        total.append(_cells(labels[:, k], called[:, k]))
+    fit, drawn, cells = _fit(labels, probs, called, counts)
+    values |= fit
+    samples |= drawn
+    total = [_cells(labels[:, k], called[:, k]) for k in range(len(names))]
     counted = decisions.of_counts(*np.array(total, float).T)
     counted_samples = decisions.of_counts(*np.stack(cells, axis=-1))
     for title in (*SHARES, *COUNTED):
         values[title] = np.where(decided, counted[title], np.nan)
         samples[title] = np.where(decided, counted_samples[title], np.nan)
-    for title in ("ECE", "ECE equal mass"):
-        samples[title] = centred(samples[title], values[title])
 
     judged = ~np.isnan(values["AUROC"])
     out: dict[str, Any] = {"labels": {}, "macro": {}, "micro": {}}
@@ -122,20 +114,15 @@ def of_labels(
         own.update(
             shares_of_calls(labels[:, k], answers, patients, counts_of["positives"], level)
         )
-        for title in (*COUNTED, "Brier", "Brier skill", "ECE", "ECE equal mass"):
+        for title in COUNTED:
             own[title] = resampled(values[title][k], samples[title][:, k], counts_of, level)
-        slope, intercept, large = calibration.slope_and_intercept(labels[:, k], log_odds[:, k])
-        for title, value in (("calibration slope", slope), ("calibration intercept", intercept),
-                             ("calibration in the large", large)):
-            own[title] = figure(value, **counts_of, method="maximum likelihood")
+        own |= _fit_of_label(labels, log_odds, values, samples, k, counts_of, level)
     counts_of = {"n": len(labels), "positives": int(np.nansum(labels)),
                  "patients": _units(patients, everyone)}
     for title in MACRO:
         which = judged & (decided if title in SHARES + COUNTED else True)
-        value = np.where(which, values[title], np.nan)
-        mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
-        found = resampled(mean, bootstrap.over_labels(samples[title], value), counts_of, level)
-        out["macro"][title] = {**found, "labels": int(np.isfinite(value).sum())}
+        found = _mean(values[title], samples[title], which, counts_of, level)
+        out["macro"][title] = {**found, "labels": int(np.isfinite(values[title][which]).sum())}
     low, high = intervals.mean_auroc_interval(
         intervals.areas(labels, ranks, patients), level)
     out["macro"]["AUROC"] |= {"low": low, "high": high, "method": AREA}
@@ -159,42 +146,67 @@ def of_probabilities(
 
     The means are over the labels that have films of both kinds, as there.
     """
-    titles = ("Brier", "Brier skill", "ECE", "ECE equal mass")
-    values = dict(zip(titles, (
-        calibration.brier(labels, probs), calibration.brier_skill(labels, probs),
-        calibration.calibration_error(labels, probs),
-        calibration.calibration_error(labels, probs, mass=True),
-    )))
-    drawn = {title: np.full((counts.shape[1], len(names)), np.nan) for title in titles}
-    for k in range(len(names)):
-        sums = _label_sums(labels[:, k], probs[:, k], np.zeros(len(labels), bool), counts)
-        for title in titles:
-            drawn[title][:, k] = sums[title]
-    for title in ("ECE", "ECE equal mass"):
-        drawn[title] = centred(drawn[title], values[title])
+    never = np.zeros(labels.shape, bool)  # no decisions are asked for
+    values, samples, _ = _fit(labels, probs, never, counts)
     out: dict[str, Any] = {"labels": {}, "macro": {}}
     for k, name in enumerate(names):
         known = ~np.isnan(labels[:, k])
         counts_of = {"n": known.sum(), "positives": int(np.nansum(labels[:, k])),
                      "patients": _units(patients, known)}
-        own = out["labels"][name] = {
-            title: resampled(values[title][k], drawn[title][:, k], counts_of, level)
-            for title in titles
-        }
-        for title, value in zip(
-            ("calibration slope", "calibration intercept", "calibration in the large"),
-            calibration.slope_and_intercept(labels[:, k], log_odds[:, k]),
-        ):
-            own[title] = figure(value, **counts_of, method="maximum likelihood")
-    both = ((labels == 1).any(axis=0)) & ((labels == 0).any(axis=0))
+        out["labels"][name] = _fit_of_label(labels, log_odds, values, samples, k, counts_of, level)
+    both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
     counts_of = {"n": len(labels), "positives": int(np.nansum(labels)),
                  "patients": _units(patients, np.ones(len(labels), bool))}
-    for title in ("Brier", "ECE", "ECE equal mass"):
-        value = np.where(both, values[title], np.nan)
-        mean = np.nanmean(value) if both.any() else np.nan
-        out["macro"][title] = resampled(
-            mean, bootstrap.over_labels(drawn[title], value), counts_of, level)
+    for title in (title for title in MACRO if title in FIT):
+        out["macro"][title] = _mean(values[title], samples[title], both, counts_of, level)
     return out
+
+
+def _fit(
+    labels: np.ndarray, probs: np.ndarray, called: np.ndarray, counts: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[np.ndarray]]:
+    """How probabilities fit: {title of FIT: [k]}, {title: [R, k]} of the resamples, cells [4, R]
+    (tp, fp, fn, tn) of each label's resamples by what is called positive."""
+    values = dict(zip(FIT, (
+        calibration.brier(labels, probs), calibration.brier_skill(labels, probs),
+        calibration.calibration_error(labels, probs),
+        calibration.calibration_error(labels, probs, mass=True),
+    )))
+    samples = {title: np.full((counts.shape[1], labels.shape[1]), np.nan) for title in FIT}
+    cells = []
+    for k in range(labels.shape[1]):
+        own = _label_sums(labels[:, k], probs[:, k], called[:, k], counts)
+        cells.append(own["cells"])
+        for title in FIT:
+            samples[title][:, k] = own[title]
+    for title in ("ECE", "ECE equal mass"):
+        samples[title] = centred(samples[title], values[title])
+    return values, samples, cells
+
+
+def _fit_of_label(
+    labels: np.ndarray, log_odds: np.ndarray, values: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray], k: int, counts_of: dict[str, Any], level: float,
+) -> dict[str, Figure]:
+    """The figures of FIT, slope and intercepts of label k."""
+    own = {title: resampled(values[title][k], samples[title][:, k], counts_of, level)
+           for title in FIT}
+    for title, value in zip(
+        ("calibration slope", "calibration intercept", "calibration in the large"),
+        calibration.slope_and_intercept(labels[:, k], log_odds[:, k]),
+    ):
+        own[title] = figure(value, **counts_of, method="maximum likelihood")
+    return own
+
+
+def _mean(
+    values: np.ndarray, samples: np.ndarray, which: np.ndarray, counts_of: dict[str, Any],
+    level: float,
+) -> Figure:
+    """The mean over the labels `which`, NaN where none of them has the figure."""
+    value = np.where(which, values, np.nan)
+    mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
+    return resampled(mean, bootstrap.over_labels(samples, value), counts_of, level)
 
 
 def _label_sums(

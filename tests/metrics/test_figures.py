@@ -84,6 +84,26 @@ def test_unknown_labels_and_labels_without_a_threshold_are_no_figures():
     assert out["macro"]["AUROC"]["labels"] == 1 and out["macro"]["F1"]["labels"] == 0
 
 
+def test_how_probabilities_fit_is_the_same_alone():
+    """To the bit, also of a label of one class and of one that nobody knows."""
+    y, z, called, patients, counts, _ = judged(known=False)
+    y[:, 2], z[:, 0] = 0, 3 * z[:, 0]
+    y, z, called = (np.column_stack([x, x[:, :1]]) for x in (y, z, called))
+    y[:, 3] = np.nan
+    names = ["a", "b", "one class", "unknown"]
+    whole = figures.of_labels(y, z, expit(z), called, np.ones(4, bool), counts, names, patients)
+    alone = figures.of_probabilities(y, z, expit(z), counts, names, patients)
+    slopes = ["calibration slope", "calibration intercept", "calibration in the large"]
+    for name in names:
+        assert list(alone["labels"][name]) == [*figures.FIT, *slopes]
+        for title, found in alone["labels"][name].items():
+            assert repr(found) == repr(whole["labels"][name][title]), (name, title)
+    assert list(alone["macro"]) == ["Brier", "ECE", "ECE equal mass"]
+    for title, found in alone["macro"].items():
+        assert found["value"] > 0
+        assert repr({**found, "labels": 2}) == repr(whole["macro"][title]), title
+
+
 def test_centred_samples_have_the_value_as_their_mean():
     samples = np.array([[1.0, 0.1], [3.0, 0.3]])
     np.testing.assert_allclose(figures.centred(samples, np.array([1.5, 0.05])),
