@@ -43,7 +43,7 @@ def get_config(argument=None):
     network, on films of another size, whose weights the second part of the recipe goes on from.
     """
     arg = experiment.argument(argument, model="resunet", size=64, split="grouped", balance="fixed",
-                       encoder="resnet50", start="", reported=False)
+                       encoder="", start="", reported=False)
     if arg.reported and arg.start:
         raise UserError("config arguments reported and start: the reported recipe has one part")
     config = experiment.base("covid_radiography", MODELS.get(arg.model, arg.model), arg.size)
@@ -51,11 +51,12 @@ def get_config(argument=None):
     config.cache_in_memory = True
     config.loss.dice_weight = 0.01 if arg.reported else 1.0
     if "num_masks" in config.model:
-        config.model.encoder = arg.encoder
+        config.model.encoder = "resnet50"  # of cross_stitch, too
         config.model.decoder_width = 64  # 256, the default, doubles the cost of a step
         config.scheme.name = "multitask"
         with config.unlocked():
             config.scheme.balance = arg.balance
+    experiment.set_encoder(config, arg.encoder)
     config.train_for = "25 epochs"
     config.eval_batch_size = 32
     if arg.reported:

@@ -17,7 +17,7 @@ def get_config(argument=None):
         argument, model="resunet", size=128, encoder="resnet18", balance="fixed"
     )
     config = experiment.base("jsrt", arg.model, arg.size)
-    config.model.encoder = arg.encoder
+    experiment.set_encoder(config, arg.encoder)
     config.model.decoder_width = 128
     config.scheme.name = "multitask"
     with config.unlocked():

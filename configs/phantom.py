@@ -8,12 +8,13 @@ from cxrjax.training import experiment
 
 
 def get_config(argument=None):
-    """`argument`: model, then size=PIXELS and loss=bce|asl|focal.
+    """`argument`: model, then size=PIXELS, loss=bce|asl|focal and, of resunet, encoder=.
 
     Without one it is the quickstart: a ResNet-18 of half the width, which learns in half the time.
     """
-    arg = experiment.argument(argument, model="resnet18", size=64, loss="bce")
+    arg = experiment.argument(argument, model="resnet18", size=64, loss="bce", encoder="")
     config = experiment.base("phantom", arg.model, arg.size, arg.loss)
+    experiment.set_encoder(config, arg.encoder)
     config.cache_in_memory = True
     config.train_for = "5 epochs"
     if not argument:

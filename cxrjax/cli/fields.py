@@ -63,6 +63,8 @@ def _check_field(config: Any, path: str) -> None:
             hint = suggest(part, here.keys())
             if elsewhere:  # at another place, by this very name
                 hint = f"; did you mean {' or '.join(elsewhere[:3])}?" + hint[hint.index(" ("):]
+            if place == "config.model" and part in ("decoder", "encoder"):
+                hint = "; a network with a decoder is --config=NAME:resunet,encoder=ENCODER"
             raise UserError(f"{place} has no field {part!r}{hint}")
         here, place = here[part], f"{place}.{part}"
 

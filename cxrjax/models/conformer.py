@@ -211,7 +211,7 @@ class Encoder(nn.Module):
             raise UserError(
                 f"a Conformer{' with small_stem' if self.small_stem else ''} takes films whose "
                 f"sides are multiples of {patch}, not {x.shape[1]}x{x.shape[2]}: "
-                "set data.image_size to one"
+                "give a size that is one, as :size=PIXELS of --config"
             )
         x = Stem(self.width, self.small_stem, self.dtype, name="stem")(x, train)
         maps = [x]

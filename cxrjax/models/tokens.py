@@ -261,7 +261,8 @@ class Encoder(nn.Module):
         if image.shape[1] % p or image.shape[2] % p:
             raise UserError(
                 f"a transformer with patches of {p} takes films whose sides are multiples of {p}, "
-                f"not {image.shape[1]}x{image.shape[2]}: set data.image_size to one"
+                f"not {image.shape[1]}x{image.shape[2]}: give a size that is one, as :size=PIXELS "
+                "of --config"
             )
         grid = (image.shape[1] // p, image.shape[2] // p)
         embed = Conv(

@@ -153,6 +153,20 @@ def model_options(name: str) -> dict:
     return {"name": name, "options_of": name, **models.defaults_of(name)}
 
 
+def set_encoder(config: ConfigDict, encoder: str) -> None:
+    """`config.model.encoder`, the config argument `encoder=`, where it is given.
+
+    Raises:
+      UserError: the network has no decoder. (Whether one fits that encoder, the network says.)
+    """
+    if not encoder:
+        return
+    if "num_masks" not in config.model:
+        raise UserError(f"config argument encoder={encoder}: {config.model.name} has no decoder; "
+                        f"for two tasks write :resunet,encoder={encoder}")
+    config.model.encoder = encoder
+
+
 def dataset_options(name: str, image_size: int) -> ConfigDict:
     """The options of a data set at their defaults, `raw_dir` and `data_dir` included."""
     return ConfigDict({

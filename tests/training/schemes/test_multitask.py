@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import covid_radiography, jsrt
+from configs import covid_radiography, jsrt, phantom
+from cxrjax.cli.fields import open_config
+from cxrjax.data import sets
 from cxrjax.errors import UserError
 from cxrjax.evaluation import evaluate, provenance
 from cxrjax.metrics import segmentation
@@ -265,6 +267,28 @@ def test_the_networks_share_one_recipe():
     assert (other.scheme.balance, other.model.encoder, other.dataset.image_size) == (
         "pcgrad", "densenet121", 96
     )
+
+
+@pytest.mark.parametrize("get_config, model", [
+    (covid_radiography.get_config, "resunet"), (phantom.get_config, "resunet"),
+    (jsrt.get_config, "mtan"),
+])
+def test_an_encoder_is_chosen_in_one_way(get_config, model):
+    assert get_config(f"{model},encoder=convnext_tiny").model.encoder == "convnext_tiny"
+    with pytest.raises(UserError, match="convnext_tiny has no decoder; .* :resunet,encoder=vit"):
+        get_config("convnext_tiny,encoder=vit_small")
+
+
+def test_an_encoder_without_a_decoder_is_answered_with_those_that_have_one():
+    config = phantom.get_config("resunet,encoder=conformer_tiny")
+    config.dataset.update({"num_train": 2, "num_val": 2, "num_test": 2})
+    films = sets.load(config.dataset.to_dict())
+    config = experiment.complete(config, films)
+    batch = {"image": np.zeros((1, *config.image_shape), np.uint8)}
+    with pytest.raises(UserError, match="no decoder fits encoder 'conformer_tiny': .*dinov2_small"):
+        supervised.init(config, jax.random.key(0), batch)
+    with pytest.raises(UserError, match="'decoder'; a network with a decoder is .*:resunet,enc"):
+        open_config("phantom", ["--config.model.decoder=true"])
 
 
 def test_the_reported_recipe_is_report_as():
