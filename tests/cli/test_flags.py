@@ -300,6 +300,6 @@ def test_the_help_of_a_config_is_its_own_words(capsys):
     assert cli.main(["cxrjax", "--mode=train", "--config=phantom:resnet50", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--config=phantom:\n  The quickstart: 14 findings on synthetic films" in shown
-    assert "`argument`: model, then size=PIXELS and loss=bce|asl|focal." in shown
+    assert "`argument`: model, then size=PIXELS, loss=bce|asl|focal and, of resunet, enc" in shown
     line = said(capsys, "--mode=train", "--config=fantom", "--help")
     assert line.startswith("no config 'fantom' came with cxrjax; did you mean 'phantom'?")
