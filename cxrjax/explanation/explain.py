@@ -182,6 +182,7 @@ def explain_paths(
     stems = films_on_disk.picture_names(paths)
     style = _style(run, options, run.config.dataset.get("fit", "stretch"))
     pixels: collections.deque[np.ndarray] = collections.deque()  # of films that are being computed
+    overlays: list[str] = []
 
     def named() -> Iterator[tuple[str, np.ndarray]]:
         for path, film, ready in films:
@@ -193,7 +194,8 @@ def explain_paths(
         for e in heatmaps.explain(run, compiled, run.states, named(), size, probabilities):
             film = pixels.popleft()
             for k in options.findings or np.argsort(-e.probabilities, kind="stable")[:SHOWN]:
-                gallery.write_overlay(folder, stems[pathlib.Path(e.name)], style, film, e, int(k))
+                overlays.append(gallery.write_overlay(
+                    folder, stems[pathlib.Path(e.name)], style, film, e, int(k)))
             yield e
 
     explanations, sheets = _most_probable(drawn(), options, len(run.meta["labels"]))
@@ -207,9 +209,9 @@ def explain_paths(
         note = f"the {options.max_films} most probable of {len(explanations):,} films"
         if len(explanations) <= options.max_films:
             note = "most probable film first"
-        names = gallery.write_pictures(folder, shots, style, note)
+        names, _ = gallery.write_pictures(folder, shots, style, note)
         facts = {"films": len(explanations), "source": "files"}
-        report = write_report(run, options, folder, facts, names, explanations)
+        report = write_report(run, options, folder, facts, names, overlays, explanations)
     print(f"{len(explanations):,} films explained: {folder}")
     films_on_disk.report_facts(facts_of, prepared)
     return report, failures
@@ -279,9 +281,9 @@ def explain_split(
         marked=marked if boxes else None,
     )
     # The films of a data set are the network's squares already.
-    names = gallery.write_pictures(folder, shots, _style(run, options, "stretch", seen),
-                                   note)
-    report = write_report(run, options, folder, facts, names, explanations)
+    names, overlays = gallery.write_pictures(
+        folder, shots, _style(run, options, "stretch", seen), note)
+    report = write_report(run, options, folder, facts, names, overlays, explanations)
     print(f"{len(explanations):,} films explained: {folder / 'explain.md'}")
     return report
 

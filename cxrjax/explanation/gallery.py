@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -125,27 +127,58 @@ class Gallery:
 def write_overlay(
     folder: pathlib.Path, stem: str, style: Style, film: UInt8[np.ndarray, "h w"],
     explanation: Explanation, finding: int, marked: Float[np.ndarray, "m 4"] | None = None,
-) -> None:
-    """Writes the picture of one finding on one film; `stem` names the film among all."""
-    path = folder / "overlays" / file_stem(style.labels[finding]) / f"{stem}.png"
+) -> str:
+    """Writes the picture of one finding on one film; `stem` names the film among all.
+
+    Returns:
+      Its name in the folder.
+    """
+    name = f"overlays/{file_stem(style.labels[finding])}/{stem}.png"
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     overlay(style, film, explanation, finding, marked).save(path)
+    return name
+
+
+def of_before(folder: pathlib.Path) -> set[str]:
+    """Names in the folder of the pictures that an explanation made there before, as it says.
+
+    What its list names outside the folder, or what is no picture, is none of them.
+    """
+    try:
+        report = json.loads((folder / "explain.json").read_text())
+        names = {*report["sheets"].values(), *report["pictures"]}
+        return {name for name in names if name.endswith(".png") and not (folder / name).is_symlink()
+                and (folder / name).resolve().is_relative_to(folder.resolve())}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+
+
+def remove(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Removes pictures, and folders of overlays that are empty then."""
+    for path in (folder / name for name in names):
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
 
 def write_pictures(
     folder: pathlib.Path, gallery: Gallery, style: Style, note: str
-) -> dict[str, str]:
-    """Writes sheets and overlays; {finding: file name of its sheet}."""
+) -> tuple[dict[str, str], list[str]]:
+    """Writes sheets and overlays; {finding: file name of its sheet}, names of the overlays."""
     stems = films_on_disk.picture_names([pathlib.Path(e.name) for e in gallery.explanations])
     stems = list(stems.values())
     by_film: dict[int, list[int]] = {}
+    overlays: list[str] = []
     for film, finding in gallery.overlays:
         by_film.setdefault(film, []).append(finding)
     for film, findings in progress.of(by_film.items(), "overlays", len(by_film)):
         pixels = gallery.show(film)
         for k in findings:
-            write_overlay(folder, stems[film], style, pixels, gallery.explanations[film], k,
-                          gallery.boxes(film, k))
+            overlays.append(write_overlay(
+                folder, stems[film], style, pixels, gallery.explanations[film], k,
+                gallery.boxes(film, k)))
     legend = [(drawing.PREDICTED, f"where the heat reaches {style.threshold:.0%} of its maximum")]
     if gallery.marked is not None:
         legend.append((drawing.MARKED, "marked in the data set"))
@@ -164,4 +197,4 @@ def write_pictures(
         file = f"{file_stem(name)}.png"
         sheet.save(folder / file)
         written[name] = file
-    return written
+    return written, overlays

@@ -13,7 +13,7 @@ import numpy as np
 from cxrjax import tables
 from cxrjax.errors import UserError
 from cxrjax.evaluation import provenance
-from cxrjax.explanation import heatmaps
+from cxrjax.explanation import gallery, heatmaps
 from cxrjax.explanation import marked as marking
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.explanation.options import Options
@@ -27,7 +27,7 @@ _ABOVE = (*(f"IoU > {t:g}" for t in IOU_THRESHOLDS), *(f"IoBB > {t:g}" for t in 
 
 def write_report(
     run: Run, options: Options, folder: pathlib.Path, facts: Mapping[str, Any],
-    sheets: Mapping[str, str], explanations: Sequence[Explanation],
+    sheets: Mapping[str, str], overlays: Sequence[str], explanations: Sequence[Explanation],
 ) -> dict[str, Any]:
     """Writes explain.md and explain.json.
 
@@ -37,6 +37,8 @@ def write_report(
       facts: of the films ('films', 'source', ...) and, where there are boxes, 'systems': {name:
         {rule: scores}}, and 'published' figures.
       sheets: {finding: file of its contact sheet}.
+      overlays: files of the single pictures. What an explanation that was there before made, and
+        this one did not, is removed.
       explanations: of all films.
 
     Returns:
@@ -55,10 +57,11 @@ def write_report(
             for name, judged in systems.items()
         },
         "published": [dataclasses.asdict(p) for p in facts.get("published", ())],
-        "labels": labels, "sheets": dict(sheets),
+        "labels": labels, "sheets": dict(sheets), "pictures": list(overlays),
         "probabilities": {e.name: [round(float(p), 6) for p in e.probabilities]
                           for e in explanations},
     }
+    gallery.remove(folder, gallery.of_before(folder) - {*sheets.values(), *overlays})
     write_text(folder / "explain.json", json.dumps(report, indent=1) + "\n")
     write_text(folder / "explain.md", _markdown(report, systems, facts, labels))
     return report

@@ -22,6 +22,11 @@ PURPOSE = "Research and teaching. Not a medical device, not for clinical use."
 _SPLITS = ("test", "val")
 
 
+def purpose_of(run: Run) -> str:
+    """What the run is for: `config.intended_use`, or research."""
+    return run.config.get("intended_use") or PURPOSE
+
+
 def reports_of(workdir: pathlib.Path, step: int, checkpoint: str) -> dict[str, dict[str, Any]]:
     """{split: report} of the workdir's evaluations of this checkpoint; others are said.
 
@@ -67,6 +72,8 @@ def text(
         "For research: to compare methods, to start another network from, to be evaluated on other "
         "films. It is no medical device. Nobody has shown that a patient fares better where it is "
         "asked; it must not decide, alone or first, on anybody's care.", "",
+        *([f"Whoever trained it says: {_plain(purpose_of(run))}", ""]
+          if purpose_of(run) != PURPOSE else []),
         "## How to use it", "", "```python", "import cxrjax", "",
         f'run = cxrjax.load("{name}")',
         'run.predict("film.png")      # {label: probability}', "```", "",
@@ -83,9 +90,8 @@ def text(
 def about(run: Run, reports: Mapping[str, Mapping[str, Any]], answers: Answers) -> str:
     """What a reader of its answers has to know of a run, as Markdown: the card without what is
     about publishing."""
-    purpose = _plain(run.config.get("intended_use") or PURPOSE)
-    lines = [*_what(run), "", f"**{purpose}**", "", *_figures(reports), "", *_limits(run, reports),
-             "", *_answers(answers), "", *_input(run)]
+    lines = [*_what(run), "", f"**{_plain(purpose_of(run))}**", "", *_figures(reports), "",
+             *_limits(run, reports), "", *_answers(answers), "", *_input(run)]
     return "\n".join(lines) + "\n"
 
 

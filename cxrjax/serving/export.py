@@ -24,7 +24,7 @@ from cxrjax.data import films_on_disk, progress
 from cxrjax.errors import UserError
 from cxrjax.evaluation.compare import find_workdirs
 from cxrjax.explanation import cam, heatmaps
-from cxrjax.models import convolutions
+from cxrjax.models import convolutions, folding
 from cxrjax.names import scheme_of
 from cxrjax.serving import card, exported, onnx_graph, preparing, sources
 from cxrjax.serving.sources import Member, Source
@@ -107,6 +107,20 @@ def serialize(answer: Callable, size: int | None) -> bytes:
         return bytes(jax_export.export(jax.jit(answer), platforms=PLATFORMS)(film).serialize())
 
 
+def folded(own: Member, size: int) -> Member:
+    """The run with its batch norms folded into convolutions, where it computes in float32.
+
+    In bfloat16 the kernels would be rounded anew.
+    """
+    if _dtype(own) != "float32":
+        return own
+    film = jax.ShapeDtypeStruct((1, size, size, 1), np.uint8)
+    states, norms, among = folding.fold(own.run.predict, own.run.states, film)
+    if among:
+        print(f"{norms} of {among} batch norms are folded into convolutions")
+    return dataclasses.replace(own, run=dataclasses.replace(own.run, states=states))
+
+
 def manifest_of(
     members: Sequence[Member], names: Sequence[str], source: Source, maps: Any,
     with_resize: bool = False,
@@ -115,8 +129,7 @@ def manifest_of(
     first = members[0].run
     size, preparation = source.ways[0]
     points = next(iter(source.thresholds.values()), None)
-    dtypes = {own.run.config.model.get("dtype", "float32") if "model" in own.run.config
-              else "float32" for own in members}
+    dtypes = {_dtype(own) for own in members}
     return {
         "cxrjax": __version__, "jax": jax.__version__, "flax": flax.__version__,
         "labels": list(source.labels), "task": source.task,
@@ -143,7 +156,7 @@ def manifest_of(
         "tolerance": max(TOLERANCE.get(d, TOLERANCE["float32"]) for d in dtypes),
         "figures": [_figures(own, name) for own, name in zip(members, names)],
         "provenance": [_provenance(own, name) for own, name in zip(members, names)],
-        "intended_use": first.config.get("intended_use", card.PURPOSE),
+        "intended_use": card.purpose_of(first),
     }
 
 
@@ -231,7 +244,7 @@ def write(
 ) -> float:
     """Writes the file and reads it back; the largest difference from what `predict` answers."""
     size, preparation = source.ways[0]
-    answer = answer_of(members, names, maps)
+    answer = answer_of([folded(own, size) for own in members], names, maps)
     if with_resize:
         answer = prepared_inside(answer, size, preparation)
     try:
@@ -259,22 +272,27 @@ def write(
     return difference
 
 
+def _as_float32(fields: Any) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return {key: "float32" if (key, value) == ("dtype", "bfloat16") else _as_float32(value)
+            for key, value in fields.items()}
+
+
+def _dtype(own: Member) -> str:
+    """What its networks compute in: 'bfloat16' where one of them does."""
+    fields = own.run.config.to_dict()
+    return "float32" if _as_float32(fields) == fields else "bfloat16"
+
+
 def _in_float32(own: Member) -> Member:
-    """The run with a network that computes in float32, whatever it was trained in.
+    """The run with networks that compute in float32, whatever they were trained in.
 
     ONNX has few operations on bfloat16, and its runtimes fewer.
     """
-
-    def changed(fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return {key: "float32" if (key, value) == ("dtype", "bfloat16") else changed(value)
-                for key, value in fields.items()}
-
-    fields = own.run.config.to_dict()
-    if changed(fields) == fields:
+    if _dtype(own) == "float32":
         return own
-    config = FrozenConfigDict(experiment.as_tuples(changed(fields)))
+    config = FrozenConfigDict(experiment.as_tuples(_as_float32(own.run.config.to_dict())))
     predict = scheme_of(config).make_predict(config)
     predict = steps.with_mirror(predict) if own.run.tta else predict
     return dataclasses.replace(
@@ -302,10 +320,11 @@ def write_onnx(
     """
     import onnxruntime
 
-    members = [_in_float32(own) for own in members]
-    size, answer = source.ways[0][0], answer_of(members, names, maps)
+    members, size = [_in_float32(own) for own in members], source.ways[0][0]
+    answer = answer_of(members, names, maps)
     with convolutions.traced_for("plain"):
-        data = onnx_graph.to_model(answer, size, names[0]).SerializeToString()
+        data = onnx_graph.to_model(answer_of([folded(own, size) for own in members], names, maps),
+                                   size, names[0]).SerializeToString()
     film = golden_film(size)
     films = np.concatenate([film, film[:, :, ::-1], 255 - film])
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

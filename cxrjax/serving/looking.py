@@ -17,7 +17,7 @@ from cxrjax.evaluation.answers import Answers
 from cxrjax.explanation import drawing, heatmaps
 from cxrjax.explanation.heatmaps import Explanation
 from cxrjax.serving import answer_table, sources
-from cxrjax.serving.card import PURPOSE
+from cxrjax.serving.card import PURPOSE, purpose_of
 from cxrjax.training.restored import Run
 
 POSITIVE = ("positive", "the answer")
@@ -188,7 +188,7 @@ def describe(run: Run, name: str, answers: Answers | None = None) -> Network:
         name, labels, tuple(run.meta.get("masks", ())) if outlines else (),
         f"{size} px, step {run.step:,}, trained on {trained_on}", task, points,
         sources.HIGHEST if task == "multiclass" else rule, calibrated,
-        run.config.get("intended_use") or PURPOSE,
+        purpose_of(run),
     )
 
 

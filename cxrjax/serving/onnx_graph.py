@@ -64,6 +64,13 @@ def to_model(function: Callable, size: int, title: str) -> Any:
         producer_name="cxrjax")
 
 
+def _times_one(factors: Sequence[Any]) -> str | None:
+    """Of a product with ones that are known the other factor (both have its shape)."""
+    ones = [not isinstance(f, str) and bool(np.all(f == 1)) for f in factors]
+    named = [f for f in factors if isinstance(f, str)]
+    return named[0] if any(ones) and named else None
+
+
 class _Graph:
     """Nodes and constants so far; a value is the name of a tensor, or an array that is known."""
 
@@ -147,6 +154,9 @@ class _Graph:
                 continue
             if name == "optimization_barrier":
                 values.update(zip(eqn.outvars, given))
+                continue
+            if name == "mul" and (kept := _times_one(given)):  # a folded norm's
+                values[eqn.outvars[0]] = kept
                 continue
             if all(0 in getattr(v.aval, "shape", ()) for v in eqn.outvars):  # padding by nothing
                 values.update((v, np.zeros(0, v.aval.dtype)) for v in eqn.outvars)

@@ -55,6 +55,7 @@ def base(dataset: str, model: str, image_size: int, loss: str = "") -> ConfigDic
     config.threads = 2
 
     config.model = ConfigDict(model_options(model))
+    config.intended_use = ""  # on cards, pages and pictures; "": research and teaching
     config.init_from = ""  # weights in any layout, the workdir of another run, or hub:USER/NAME
 
     config.scheme = ConfigDict({"name": "supervised"})

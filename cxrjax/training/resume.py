@@ -17,7 +17,7 @@ SHOWN = 3  # ids in a message
 PER_MACHINE = ("dataset.raw_dir", "dataset.data_dir", "dataset.preparing_threads", "threads",
                "cache_in_memory")
 MAY_CHANGE = (*PER_MACHINE, "cache_on_device", "log_every", "eval_batch_size", "keep", "patience",
-              "on_hub")
+              "on_hub", "intended_use")
 # Fields that runs of before have not, and the values that do what those runs did. An optimizer's
 # are those of each network's as well.
 ADDED: dict[str, Any] = {"dataset.reading": 1, "normalize.source": "",

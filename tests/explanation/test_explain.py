@@ -359,7 +359,18 @@ def test_files_are_explained_and_broken_ones_named(restored, tmp_path, capsys):
 def test_only_the_findings_that_are_asked_for(restored, tmp_path):
     Image.fromarray(images(1, 40)[0, ..., 0]).save(tmp_path / "film.png")
     explain.main(str(tmp_path), str(tmp_path / "film.png"), findings="Mass,Hernia")
-    assert sorted(p.stem for p in (tmp_path / "explain").glob("*.png")) == ["Hernia", "Mass"]
+    folder = tmp_path / "explain"
+    assert sorted(p.stem for p in folder.glob("*.png")) == ["Hernia", "Mass"]
+    # Renewed, it is as if made for the first time; what others laid there stays.
+    (folder / "overlays" / "Hernia" / "mine.png").write_text("")
+    (outside := tmp_path / "outside.png").write_text("")
+    report = json.loads((folder / "explain.json").read_text())
+    report["pictures"] += ["../outside.png", str(outside)]
+    (folder / "explain.json").write_text(json.dumps(report))
+    explain.main(str(tmp_path), str(tmp_path / "film.png"), findings="Mass")
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png")) == [
+        "Mass.png", "overlays/Hernia/mine.png", "overlays/Mass/film.png"]
+    assert outside.exists()
 
 
 def test_a_data_set_without_boxes_gets_pictures_of_its_most_probable_films(

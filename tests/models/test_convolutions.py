@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
 
+from cxrjax.data import sets
 from cxrjax.models import convolutions, parts, winograd
+from cxrjax.names import scheme_of
+from cxrjax.training import experiment, steps
+from tests import small_run
 
 WAYS = {
     "winograd": (winograd.by_winograd, 3, 1, 1),
@@ -120,6 +126,33 @@ def test_shapes_choose_the_way(size, channels, kernel, stride, way, monkeypatch)
     with convolutions.traced_for("plain"):
         jax.eval_shape(run, x, k)
     assert set(taken) <= {"_xla"}
+
+
+def test_a_training_goes_as_by_plain_convolutions():
+    """Six steps of the scheme that users train with: the same losses, and the same weights against
+    how far they went."""
+    config = small_run.config()
+    config.model = ConfigDict({"name": "resnet18", "width": 32, "depths": (1, 1)})
+    config.augment.rotate = 0.0
+    config = experiment.complete(config, sets.load(config.dataset.to_dict()))
+    scheme, rng = scheme_of(config), np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (6, 8, 32, 32, 1), np.uint8),
+             "label": (rng.random((6, 8, 14)) < 0.5).astype(np.float32),
+             "weight": np.ones((6, 8), np.float32)}
+    first = scheme.init(config, jax.random.key(0), jax.tree.map(lambda x: x[0], batch))
+
+    def train(way):
+        with convolutions.traced_for(way):
+            states, logs = jax.jit(steps.scan_steps(scheme.make_step(config)))(
+                first, batch, jax.random.key(1))
+        ((name, state),) = states.items()
+        return logs["loss"], ravel_pytree(state.params)[0], name
+
+    (ours, weights, name), (plain, right, _) = train("here"), train("plain")
+    start = ravel_pytree(first[name].params)[0]
+    np.testing.assert_allclose(ours, plain, rtol=1e-4)
+    assert np.linalg.norm(weights - right) < 1e-2 * np.linalg.norm(right - start)
+    assert not np.array_equal(weights, right)  # the ways were different ones
 
 
 def test_other_types_than_float32_are_not_transformed():

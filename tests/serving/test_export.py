@@ -1,5 +1,6 @@
 """What is exported answers with jax alone as predict does; what is none is refused in one line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 from PIL import Image
 
 from cxrjax.errors import UserError
 from cxrjax.evaluation import answers
 from cxrjax.models import convolutions
-from cxrjax.serving import export, exported, predict, sources
+from cxrjax.serving import card, export, exported, looking, predict, sources
+from cxrjax.training import experiment
 from tests import small_run
 
 # What a colleague without cxrjax runs (docs/export.md); nothing else can be imported.
@@ -114,6 +117,22 @@ def test_the_manifest_says_what_it_is(run, model):
     assert facts["operating_points"]["thresholds"][run.meta["labels"][2]] is None
     assert facts["calibrated"] == "yes" and "not for clinical use" in facts["intended_use"]
     assert facts["provenance"][0]["weights"] == answers.weights_of(run)
+
+
+def test_what_a_run_is_for_is_said_by_its_config(run, folder):
+    config = run.config.to_dict()
+    assert config["intended_use"] == ""
+    as_published = {"seen": {"entries": [{}], "unknown": []}, "published": {"ids": {}}}
+    run = dataclasses.replace(run, meta={**run.meta, **as_published})
+    other = dataclasses.replace(run, config=FrozenConfigDict(
+        experiment.as_tuples({**config, "intended_use": "Triage at home | study 7"})))
+    own = sources.as_member(folder, other)
+    facts = export.manifest_of([own], ["create"], sources.of_run(own, "create"), None)
+    assert facts["intended_use"] == "Triage at home | study 7"
+    assert looking.describe(other, "create").purpose == "Triage at home | study 7"
+    pages = card.about(other, {}, own.answers), card.text(other, {}, "mit", "a/b", own.answers)
+    assert all("Triage at home \\| study 7" in page for page in pages)
+    assert "Triage" not in card.text(run, {}, "mit", "a/b", own.answers)
 
 
 def test_several_runs_are_one_file(run, tmp_path):

@@ -80,7 +80,7 @@ def test_what_no_output_needs_is_left_out_translated_or_not():
 def test_weights_that_no_file_holds_are_said(monkeypatch):
     monkeypatch.setattr(onnx_graph, "MOST", 2**8)
     with pytest.raises(UserError, match="a file of ONNX ends at 2 GiB"):
-        onnx_graph.to_model(lambda film: {"p": film * jnp.ones((8, 8, 64))}, 8, "test")
+        onnx_graph.to_model(lambda film: {"p": film * jnp.full((8, 8, 64), 2.0)}, 8, "test")
 
 
 def config_of(kind):
