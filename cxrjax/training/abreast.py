@@ -56,11 +56,8 @@ class AtOnce:
         if self._lanes != list(lanes):
             for lane in self._lanes:
                 lane.states  # noqa: B018 - those that stay behind keep their own
-            own = [lane.states for lane in lanes]
-            self._lanes, self._structures = list(lanes), [jax.tree.structure(s) for s in own]
-            # Leaf by leaf: the structures hold functions, of which each run has its own.
-            leaves = [jnp.stack(x) for x in zip(*map(jax.tree.leaves, own))]
-            self._states = jax.tree.unflatten(self._structures[0], leaves)
+            self._lanes = list(lanes)
+            self._states = jax.tree.map(lambda *x: jnp.stack(x), *(own.states for own in lanes))
         batches = tuple(lane.record.next_batch() for lane in lanes)
         keys = jnp.stack([lane.run.step_key for lane in lanes])
         self._states, logs = self._run(self._states, batches, keys)
@@ -68,5 +65,4 @@ class AtOnce:
             lane.moved(lambda i=number: self._of(i), logs[number])
 
     def _of(self, number: int) -> Any:
-        leaves = [x[number] for x in jax.tree.leaves(self._states)]
-        return jax.tree.unflatten(self._structures[number], leaves)
+        return jax.tree.map(lambda x: x[number], self._states)

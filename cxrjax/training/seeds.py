@@ -72,10 +72,14 @@ def begin(config: Any, workdir: str | pathlib.Path, allow_changed_films: bool) -
     for number, folder in enumerate(folders(config, workdir)):
         own = ConfigDict(config).copy_and_resolve_references()
         own.seed, own.seeds = config.seed + number, 1
-        first = begun[0][0] if begun else None
-        begun.append(start.begin(own, folder, allow_changed_films, beside=first))
-        if first is not None:
-            _check_same(first, begun[-1][0])
+        if not begun:
+            begun.append(start.begin(own, folder, allow_changed_films))
+            continue
+        first, structure = begun[0][0], jax.tree.structure(begun[0][1])
+        run, states, progress = start.begin(own, folder, allow_changed_films, beside=first)
+        _check_same(first, run)
+        # With functions of its own in its states each run would have the step compiled anew.
+        begun.append((run, jax.tree.unflatten(structure, jax.tree.leaves(states)), progress))
     return begun
 
 

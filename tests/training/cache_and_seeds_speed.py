@@ -91,7 +91,9 @@ def seeds(name, size, batch):
 
     def states():
         init = scheme_of(config).init
-        return [steps.replicate(init(config, key, host), mesh) for key in keys]
+        own = [steps.replicate(init(config, key, host), mesh) for key in keys]
+        structure = jax.tree.structure(own[0])  # as `training.seeds` gives it to all of them
+        return [jax.tree.unflatten(structure, jax.tree.leaves(s)) for s in own]
 
     one = steps.jit_steps(step, mesh)
     inside = jax.jit(

@@ -9,7 +9,7 @@ import pytest
 
 from cxrjax.errors import UserError
 from cxrjax.evaluation import compare, evaluate
-from cxrjax.training import abreast, checkpoint, experiment, loop, seeds, start, stopping
+from cxrjax.training import abreast, checkpoint, experiment, loop, seeds, start, steps, stopping
 from cxrjax.training.workdir import seed_runs
 from tests.training import processes_config
 from tests.training.schemes import test_multitask
@@ -79,8 +79,11 @@ def test_at_once_each_seed_is_the_run_that_trains_alone(alone, tmp_path, monkeyp
         close(own, tmp_path / f"seed-{seed}")
 
 
-def test_one_seed_of_several_goes_on_as_an_ordinary_run(alone, tmp_path):
+def test_one_seed_of_several_goes_on_as_an_ordinary_run(alone, tmp_path, monkeypatch):
+    made, real = [], steps.jit_steps
+    monkeypatch.setattr(steps, "jit_steps", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
     loop.train(together(), tmp_path, stop_at=6)
+    assert [step._cache_size() for step in made] == [1]  # one program, traced and compiled once
     loop.train(random_config(seed=SEEDS[1]), tmp_path / "seed-4")
     assert_same_run(alone[4], tmp_path / "seed-4")
     loop.train(together(), tmp_path)  # the other one alone is not done
