@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def _patches(x: Array, k: int, stride: int, padding: int) -> Array:
     return jnp.concatenate([view for row in views for view in row], -1)
 
 
-def _films(x: Array, k: int, stride: int, padding: int) -> int:
+def _films(x: Array, k: int, stride: int, padding: int) -> Any:
     """How many films' patches are laid out together."""
     b, h, w, c = x.shape
     high, wide = ((n + 2 * padding - k) // stride + 1 for n in (h, w))

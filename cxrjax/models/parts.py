@@ -18,26 +18,27 @@ from jaxtyping import Array
 LAID_OUT = 8_000_000  # bytes that a part lays out; 6 to 12 MB were measured to be alike
 
 
-def films_of_a_part(batch: int, laid_out: int) -> int:
+def films_of_a_part(batch: Any, laid_out: int) -> Any:
     """How many films go through together; `laid_out` is in bytes, of one film.
 
     Rather somewhat fewer that divide the batch than as many as fit, which leaves a part to fill up.
-    All of them where several devices share a batch: a part would be gathered from all of them.
+    All of them where several devices share a batch (a part would be gathered from all of them), and
+    where the number of films is free, in what is exported.
     """
-    if jax.device_count() > 1:
+    if jax.device_count() > 1 or not isinstance(batch, int):
         return batch
     most = min(batch, max(1, LAID_OUT // laid_out))
     return next((n for n in range(most, most // 2, -1) if batch % n == 0), most)
 
 
-def _in_parts(x: Array, films: int) -> Array:
+def _in_parts(x: Array, films: Any) -> Array:
     """[b, ...] as [parts, films, ...], the last part filled up with zeros."""
     parts = -(-x.shape[0] // films)
     x = jnp.pad(x, ((0, parts * films - x.shape[0]), *((0, 0) for _ in x.shape[1:])))
     return x.reshape(parts, films, *x.shape[1:])
 
 
-def mapped(part: Callable[[Array], Array], x: Array, films: int) -> Array:
+def mapped(part: Callable[[Array], Array], x: Array, films: Any) -> Array:
     """part(x) of [b, ...], which treats every film by itself."""
     if films >= x.shape[0]:
         return part(x)

@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from cxrjax.training import steps
 from cxrjax.training.lane import Lane
 
-# Beginnings of the names of networks that are as fast at once as by turns, by platform.
+# Beginnings of the names of networks that are clearly faster at once, by platform: on the CPU none
+# at a usual size (docs/cache_and_seeds.md).
 AT_ONCE: dict[str, tuple[str, ...]] = {"cpu": ()}
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -153,6 +154,26 @@ def test_a_training_goes_as_by_plain_convolutions():
     np.testing.assert_allclose(ours, plain, rtol=1e-4)
     assert np.linalg.norm(weights - right) < 1e-2 * np.linalg.norm(right - start)
     assert not np.array_equal(weights, right)  # the ways were different ones
+
+
+@pytest.mark.parametrize("size, channels, kernel, stride", [
+    (8, (32, 32), 3, 1), (8, (64, 16), 3, 1), (8, (32, 32), 3, 2), (128, (1, 32), 7, 2),
+    (8, (32, 64), 1, 2),
+], ids=str)
+def test_every_way_is_exported_for_any_number_of_films(size, channels, kernel, stride):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(kernel, kernel, *channels)).astype(np.float32)
+    x = rng.normal(size=(3, size, size, channels[0])).astype(np.float32)
+
+    def run(x):
+        return convolutions.convolve(x, jnp.asarray(weights), stride, kernel // 2)
+
+    (b,) = jax.export.symbolic_shape("b")
+    with convolutions.traced_for("each"):
+        made = jax.export.export(jax.jit(run), platforms=("cpu", "cuda"))(
+            jax.ShapeDtypeStruct((b, *x.shape[1:]), np.float32))
+    found, want = jax.jit(made.call)(x), jax.jit(run)(jnp.asarray(x))
+    assert off(found, np.asarray(want)) < 1e-5
 
 
 def test_other_types_than_float32_are_not_transformed():
